@@ -1,0 +1,40 @@
+"""List the sources of one folder for Meson, one relative path a line, sorted.
+
+Meson wants sources named; this names them by the rules of the layout, so that a new
+file needs no entry anywhere. Called by the meson.build files when they configure.
+
+    python3 dev/sources.py {code,tests,benches,package} FOLDER
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+PACKAGE_SUFFIXES = {".py", ".pyi", ".typed", ".tcss", ".json", ".txt"}
+PROGRAMS = ("_test", "_bench", "_fuzz")
+
+
+def belongs(kind: str, path: Path) -> bool:
+    """Tell whether `path` is of the wanted kind."""
+    if kind == "package":
+        return path.suffix in PACKAGE_SUFFIXES
+    if path.suffix != ".c":
+        return False
+    if kind == "tests":
+        return path.stem.endswith("_test")
+    if kind == "benches":
+        return path.stem.endswith("_bench")
+    return not path.stem.endswith(PROGRAMS)
+
+
+def main(kind: str, folder: str) -> None:
+    """Print the files of `folder` that are of the wanted kind."""
+    root = Path(folder)
+    for path in sorted(root.rglob("*")):
+        if path.is_file() and belongs(kind, path):
+            print(path.relative_to(root).as_posix())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
