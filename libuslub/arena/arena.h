@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * arena.h - this process's view of one arena: the mapping, and private copies of whatever
+ * must not change under us.
+ *
+ * Does: create, attach, commit, hand out runs of pages, register processes and threads.
+ * Does not: know slabs or caches beyond their size in the layout.
+ */
+#ifndef US_ARENA_ARENA_H
+#define US_ARENA_ARENA_H
+
+#include <pthread.h>
+#include <sys/types.h>
+
+#include "arena/layout.h"
+#include "base/error.h"
+
+struct us_cache;
+
+#define US_KMALLOC_FAMILIES 4
+#define US_KMALLOC_CLASSES 14
+
+/* On a page that the kernel wipes in a forked child: a child is nobody until it registers. */
+struct us_self {
+    uint64_t id;    /* this attachment; never reused in a process; 0: not registered */
+    uint16_t owner; /* tag of this process: slot + 1 */
+};
+
+struct us_arena {
+    char *base;
+    struct us_self *self;
+    struct us_page *pages; /* indexed by page number; valid from first_page on */
+    uint64_t data_start, data_bytes;
+    uint32_t first_page, end_page;
+    uint32_t cpus, nodes;
+    uint64_t tid_step;
+    struct us_header *header;
+    struct us_layout at;
+    struct us_config config;
+    uint32_t zonelist[US_NODES_MAX][US_NODES_MAX]; /* nodes by distance */
+
+    int fd;
+    uint32_t refs; /* attachments of this process to the same file */
+    dev_t dev;
+    ino_t ino;
+    char name[256];
+    struct us_arena *next; /* registry of this process */
+    pthread_mutex_t handles_lock;
+    struct us_cache **handles; /* by cache id */
+    void (*drop_handle)(struct us_cache *); /* frees one and its elders */
+    struct us_cache *kmalloc[US_KMALLOC_FAMILIES][US_KMALLOC_CLASSES]; /* as found; atomic */
+};
+
+/* Serialises attach, detach and registration within this process. */
+void us_registry_lock(void);
+void us_registry_unlock(void);
+/* The attachment with this id, if it is still there; registry locked. */
+struct us_arena *us_registry_find(uint64_t id);
+uint64_t us_registry_next_id(void);
+
+/* ---- bounds ---- */
+
+/* Is this the number of a page for objects? */
+US_INLINE bool us_page_valid(const struct us_arena *a, uint64_t page)
+{
+    return page >= a->first_page && page < a->end_page;
+}
+
+US_INLINE uint64_t us_page_offset(uint32_t page)
+{
+    return (uint64_t)page << US_PAGE_SHIFT;
+}
+
+US_INLINE void *us_at(const struct us_arena *a, uint64_t offset)
+{
+    return a->base + offset;
+}
+
+US_INLINE uint32_t us_page_node(const struct us_arena *a, uint32_t page)
+{
+    return (uint32_t)((page - a->first_page) / a->config.node_pages);
+}
+
+/* The process's tag for what it owns. */
+US_INLINE uint16_t us_me(const struct us_arena *a)
+{
+    return a->self->owner;
+}
+
+/* ---- commit.c: backing memory ---- */
+
+/*
+ * Makes [offset, offset + bytes) of the file real memory. Until then reading it may be a
+ * SIGBUS; afterwards it never is. US_ENOMEM names the reason.
+ */
+us_err us_commit(struct us_arena *a, uint64_t offset, uint64_t bytes);
+bool us_committed(const struct us_arena *a, uint64_t offset);
+uint64_t us_committed_pages(const struct us_arena *a, uint64_t offset, uint64_t bytes);
+/* Gives the range back; the caller is the only one who may use it. */
+void us_uncommit(struct us_arena *a, uint64_t offset, uint64_t bytes);
+
+/* Descriptor of `page`, or NULL if it is out of range or was never touched. */
+struct us_page *us_page_at(const struct us_arena *a, uint64_t page);
+
+/* ---- process.c: participants ---- */
+
+us_err us_process_register(struct us_arena *a);
+void us_process_unregister(struct us_arena *a);
+bool us_process_alive(const struct us_arena *a, uint32_t slot);
+/* The slot of the calling thread; registers it the first time. NULL: us_last_error(). */
+struct us_thread *us_thread_register(struct us_arena *a);
+struct us_thread *us_thread_at(const struct us_arena *a, uint32_t slot);
+uint32_t us_thread_slot(const struct us_arena *a, const struct us_thread *t);
+/* Registers this process for the fence that us_fence_everywhere() needs. */
+bool us_fence_join(void);
+/* A full fence in every thread of every participant. False: not available. */
+bool us_fence_everywhere(void);
+
+/* Cache of us_thread_register(): one arena deep. */
+extern _Thread_local struct us_tls {
+    uint64_t id;
+    struct us_thread *thread;
+} us_tls;
+
+US_INLINE struct us_thread *us_thread_self(struct us_arena *a)
+{
+    if (US_LIKELY(us_tls.id == a->self->id && us_tls.id != 0)) {
+        return us_tls.thread;
+    }
+    return us_thread_register(a);
+}
+
+/* Intent records: written before the first shared store of an operation ... */
+US_INLINE void us_intent_begin(struct us_thread *t, enum us_operation op, uint64_t offset)
+{
+    us_store_release64(&t->intent, ((uint64_t)op << US_OP_SHIFT) | offset);
+    us_compiler_barrier();
+}
+
+/* ... and cleared after the last. */
+US_INLINE void us_intent_end(struct us_thread *t)
+{
+    us_store_release64(&t->intent, 0);
+}
+
+/* ---- lock.c: locks that name their owner ---- */
+
+us_err us_lock(struct us_arena *a, struct us_thread *t, uint32_t *word);
+bool us_trylock(struct us_arena *a, struct us_thread *t, uint32_t *word);
+void us_unlock(uint32_t *word);
+
+/* ---- pages.c: runs of 2^order pages ---- */
+
+struct us_run {
+    uint32_t page;
+    uint32_t order;
+    uint32_t node;
+    bool reserve; /* only an emergency request could have it */
+};
+
+/*
+ * A block of 2^order pages, state ALLOC, its first `reach` bytes committed. Looks on `node`
+ * first (-1: the node of `cpu`), then, unless US_GFP_THISNODE, on the others by distance.
+ */
+us_err us_pages_alloc(struct us_arena *a, struct us_thread *t, uint32_t gfp, int cpu,
+                      int node, uint32_t order, uint64_t reach, struct us_run *ret);
+/* ALLOC -> SLAB, LARGE or META: the block is complete, others may find it. */
+void us_pages_publish(struct us_arena *a, uint32_t page, enum us_block_state state);
+void us_pages_free(struct us_arena *a, struct us_thread *t, uint32_t page);
+void us_pages_init_node(struct us_arena *a, uint32_t node);
+us_err us_pages_init(struct us_arena *a);
+
+/* State and order of the block that begins at `page`; TAIL if none does. */
+enum us_block_state us_block_state(const struct us_arena *a, uint32_t page,
+                                   uint32_t *order);
+/* First page of the block around `page`, 0 if there is none that makes sense. */
+uint32_t us_block_head(const struct us_arena *a, uint32_t page);
+
+#endif

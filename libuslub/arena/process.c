@@ -1,0 +1,275 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * process.c - who takes part: a slot per process, a slot per thread.
+ *
+ * A process is alive as long as it holds the record lock on its byte of the arena's file:
+ * the kernel drops it with the process, whatever its last words were. The lock belongs to our
+ * open file description, so that closing some other descriptor of the same file (which the
+ * user may have been passed) does not drop it; a forked child opens its own (arena.c).
+ * Everything else in a slot is for people. The lock is taken before the slot is written, so
+ * a crash in between leaves a slot that is simply free.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/membarrier.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "arena/arena.h"
+
+_Thread_local struct us_tls us_tls;
+
+/* Thread slots that this thread holds, for its exit. */
+struct held {
+    struct held *next;
+    uint64_t id;
+    struct us_thread *thread;
+};
+static pthread_key_t held_key;
+static pthread_once_t held_once = PTHREAD_ONCE_INIT;
+
+bool us_fence_join(void)
+{
+    return syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0) == 0;
+}
+
+bool us_fence_everywhere(void)
+{
+    return syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0) == 0;
+}
+
+static struct us_process *process_at(const struct us_arena *a, uint32_t slot)
+{
+    return (struct us_process *)us_at(a, a->at.processes) + slot;
+}
+
+struct us_thread *us_thread_at(const struct us_arena *a, uint32_t slot)
+{
+    return (struct us_thread *)us_at(a, a->at.threads) + slot;
+}
+
+uint32_t us_thread_slot(const struct us_arena *a, const struct us_thread *t)
+{
+    return (uint32_t)(t - (const struct us_thread *)us_at(a, a->at.threads));
+}
+
+/* Takes (F_WRLCK), drops (F_UNLCK) or asks about the byte of one slot. */
+static int slot_lock(const struct us_arena *a, uint32_t slot, int command, short type,
+                     short *found)
+{
+    struct flock lock = {
+        .l_type = type,
+        .l_whence = SEEK_SET,
+        .l_start = (off_t)(US_LOCK_BASE + slot),
+        .l_len = 1,
+    };
+    int failed = fcntl(a->fd, command, &lock);
+
+    if (found != NULL) {
+        *found = lock.l_type;
+    }
+    return failed;
+}
+
+bool us_process_alive(const struct us_arena *a, uint32_t slot)
+{
+    short found = F_UNLCK;
+
+    if (slot + 1 == us_me(a)) {
+        return true;
+    }
+    return slot_lock(a, slot, F_OFD_GETLK, F_WRLCK, &found) != 0 || found != F_UNLCK;
+}
+
+static uint64_t start_time(void)
+{
+    char line[1024], *field;
+    unsigned long long ticks = 0;
+    FILE *file = fopen("/proc/self/stat", "r");
+
+    if (file == NULL) {
+        return 0;
+    }
+    if (fgets(line, sizeof(line), file) != NULL && (field = strrchr(line, ')')) != NULL) {
+        /* Field 22, counted from the state that follows the command's name. */
+        for (int skip = 0; field != NULL && skip < 20; skip++) {
+            field = strchr(field + 1, ' ');
+        }
+        if (field != NULL) {
+            ticks = strtoull(field, NULL, 10);
+        }
+    }
+    (void)fclose(file);
+    return ticks;
+}
+
+us_err us_process_register(struct us_arena *a)
+{
+    struct stat ns = {0};
+
+    if (!us_fence_join()) {
+        us_store_release32(&a->header->no_fence, 1);
+    }
+    for (uint32_t slot = 0; slot < US_PROCESSES; slot++) {
+        struct us_process *p = process_at(a, slot);
+
+        if (us_load_acquire32(&p->state) != US_PROCESS_FREE ||
+            slot_lock(a, slot, F_OFD_SETLK, F_WRLCK, NULL) != 0) {
+            continue;
+        }
+        if (us_load_acquire32(&p->state) != US_PROCESS_FREE) {
+            (void)slot_lock(a, slot, F_OFD_SETLK, F_UNLCK, NULL);
+            continue;
+        }
+        us_store_release32(&p->state, US_PROCESS_STARTING);
+        (void)stat("/proc/self/ns/pid", &ns);
+        us_store_relaxed32((uint32_t *)&p->pid, (uint32_t)getpid());
+        us_store_relaxed64(&p->start_time, start_time());
+        us_store_relaxed64(&p->pid_namespace, ns.st_ino);
+        us_store_relaxed32(&p->generation, us_load_relaxed32(&p->generation) + 1);
+        us_store_release32(&p->state, US_PROCESS_LIVE);
+        a->self->owner = (uint16_t)(slot + 1);
+        a->self->id = us_registry_next_id();
+        return US_OK;
+    }
+    return us_fail(US_ELIMIT,
+                   "arena '%s': all %u participant slots are taken; detach a process, or "
+                   "look with `uslub ls` who has died in here",
+                   a->name, US_PROCESSES);
+}
+
+void us_process_unregister(struct us_arena *a)
+{
+    uint32_t slot = us_me(a) - 1u;
+    uint32_t high = us_load_acquire32(&a->header->thread_high);
+
+    for (uint32_t i = 0; i < high && i < US_THREADS; i++) {
+        struct us_thread *t = us_thread_at(a, i);
+
+        if (us_load_acquire32(&t->state) == slot + 1) {
+            us_store_release32(&t->state, 0);
+        }
+    }
+    us_store_release32(&process_at(a, slot)->state, US_PROCESS_FREE);
+    (void)slot_lock(a, slot, F_OFD_SETLK, F_UNLCK, NULL);
+}
+
+/* ---- threads ---- */
+
+/* A thread ends: its slots go back, unless the arena has gone before. */
+static void thread_exit(void *list)
+{
+    struct held *held = list, *next;
+
+    us_registry_lock();
+    for (; held != NULL; held = next) {
+        next = held->next;
+        if (us_registry_find(held->id) != NULL) {
+            us_store_release32(&held->thread->state, 0);
+        }
+        free(held);
+    }
+    us_registry_unlock();
+    us_tls.id = 0;
+}
+
+static void make_key(void)
+{
+    (void)pthread_key_create(&held_key, thread_exit);
+}
+
+static struct us_thread *claim_slot(struct us_arena *a)
+{
+    for (uint32_t slot = 0; slot < US_THREADS; slot++) {
+        struct us_thread *t = us_thread_at(a, slot);
+        uint32_t free_state = 0, high;
+
+        if (us_commit(a, (uint64_t)((char *)t - a->base), sizeof(*t)) != US_OK) {
+            return NULL;
+        }
+        if (us_load_relaxed32(&t->state) != 0 ||
+            !us_cas_acq_rel32(&t->state, &free_state, us_me(a))) {
+            continue;
+        }
+        us_store_relaxed32(&t->tid, (uint32_t)syscall(SYS_gettid));
+        us_store_release64(&t->intent, 0);
+        high = us_load_relaxed32(&a->header->thread_high);
+        while (high <= slot &&
+               !us_cas_acq_rel32(&a->header->thread_high, &high, slot + 1)) {
+        }
+        return t;
+    }
+    us_fail(US_ELIMIT, "arena '%s': all %u thread slots are taken; let threads end or use "
+            "another arena", a->name, US_THREADS);
+    return NULL;
+}
+
+struct us_thread *us_thread_register(struct us_arena *a)
+{
+    struct held *held;
+
+    (void)pthread_once(&held_once, make_key);
+    us_registry_lock();
+    if (a->self->id == 0 && us_process_register(a) != US_OK) {
+        us_registry_unlock();
+        return NULL;
+    }
+    for (held = pthread_getspecific(held_key); held != NULL; held = held->next) {
+        if (held->id == a->self->id) {
+            break;
+        }
+    }
+    if (held == NULL) {
+        struct us_thread *t = claim_slot(a);
+
+        held = t == NULL ? NULL : calloc(1, sizeof(*held));
+        if (held == NULL) {
+            if (t != NULL) {
+                us_store_release32(&t->state, 0);
+                us_fail(US_ENOMEM, "no memory for the record of a thread");
+            }
+            us_registry_unlock();
+            return NULL;
+        }
+        held->id = a->self->id;
+        held->thread = t;
+        held->next = pthread_getspecific(held_key);
+        (void)pthread_setspecific(held_key, held);
+    }
+    us_registry_unlock();
+    us_tls.thread = held->thread;
+    us_tls.id = held->id;
+    return us_tls.thread;
+}
+
+/* ---- looking ---- */
+
+uint32_t us_arena_processes(us_arena *a, struct us_process_info *ret, uint32_t max)
+{
+    uint32_t count = 0;
+
+    for (uint32_t slot = 0; slot < US_PROCESSES; slot++) {
+        const struct us_process *p = process_at(a, slot);
+
+        if (us_load_acquire32(&p->state) == US_PROCESS_FREE) {
+            continue;
+        }
+        if (count < max) {
+            ret[count].slot = slot;
+            ret[count].pid = (int32_t)us_load_relaxed32((const uint32_t *)&p->pid);
+            ret[count].self = slot + 1 == us_me(a);
+            ret[count].alive = us_process_alive(a, slot);
+        }
+        count++;
+    }
+    return count;
+}
+
+uint16_t us_owner(us_arena *a)
+{
+    return us_me(a);
+}

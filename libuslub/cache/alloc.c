@@ -1,0 +1,327 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * alloc.c - one object: the fast path, then the five sources in SLUB's order.
+ *
+ *   1. the CPU freelist          one double-word swap, no lock
+ *   2. the CPU slab's own list   what others freed into it
+ *   3. the CPU partial chain
+ *   4. the node partial lists    this node, then others
+ *   5. the page allocator        a new slab
+ *
+ * Linux: slab_alloc_node(), ___slab_alloc(), mm/slub.c, v6.18.
+ */
+#include <string.h>
+
+#include "cache/cache.h"
+
+static US_COLD us_err claim_failed(const struct us_cache *s, uint64_t object)
+{
+    return us_fail(US_ECORRUPT,
+                   "arena '%s': the object at offset 0x%llx (cache id %u) was on a freelist "
+                   "but belongs to participant %d; it stays his: recreate the arena",
+                   s->arena->name, (unsigned long long)object, s->id,
+                   us_load_relaxed16(us_tag(s, object)) - 1);
+}
+
+us_err us_claim(struct us_cache *s, uint64_t object)
+{
+    if (us_load_relaxed16(us_tag(s, object)) != 0) {
+        return claim_failed(s, object);
+    }
+    us_store_release16(us_tag(s, object), s->self->owner);
+    return US_OK;
+}
+
+#define POP_MISS 0  /* not for the fast path */
+#define POP_RACED 1 /* somebody else was faster: again */
+
+/*
+ * Source 1. The object is named in the intent before its link is read, and the freelist is
+ * looked at again in between: see us_uncommit(). An object that somebody owns is taken off
+ * the list and left alone; the next one is tried.
+ */
+US_INLINE uint64_t pop(struct us_cache *s, struct us_thread *t, struct us_kmem_cache_cpu *c,
+                       int node)
+{
+    struct us_pair old, new;
+    uint64_t active;
+    uint16_t *tag;
+
+    old.hi = us_load_acquire64(&c->freelist.hi);
+    old.lo = us_load_acquire64(&c->freelist.lo);
+    active = us_load_acquire64(&c->active);
+    if (US_UNLIKELY(!us_active_holds(s, active, old.lo) ||
+                    (old.hi ^ s->generation_bits) >> US_TID_GENERATION_SHIFT != 0 ||
+                    (node >= 0 && us_active_read(active).node != (uint32_t)node))) {
+        return POP_MISS;
+    }
+    us_intent_begin(t, US_OP_ALLOC, old.lo);
+    if (US_UNLIKELY(us_load_relaxed64(&c->freelist.lo) != old.lo)) {
+        return POP_RACED;
+    }
+    new.lo = us_link_guess(s, old.lo);
+    new.hi = us_next_tid(s, old.hi);
+    if (US_UNLIKELY(!us_cas_pair(&c->freelist, old, new))) {
+        us_stat_add(c, US_STAT_CMPXCHG_DOUBLE_CPU_FAIL, 1);
+        return POP_RACED;
+    }
+    tag = us_tag(s, old.lo);
+    if (US_UNLIKELY(us_load_relaxed16(tag) != 0)) {
+        (void)claim_failed(s, old.lo);
+        return POP_RACED;
+    }
+    us_store_release16(tag, s->self->owner);
+    us_intent_end(t);
+    us_stat_add(c, US_STAT_ALLOC_FASTPATH, 1);
+    return old.lo;
+}
+
+/* ---- slow path; the lock of the CPU slot is held ---- */
+
+/* Source 2. *freelist 0: none; then the CPU has no slab any more. */
+static us_err from_cpu_slab(struct us_request *r, uint32_t *page, uint64_t *freelist)
+{
+    struct us_active active = us_active_read(us_load_acquire64(&r->c->active));
+    us_err err;
+
+    if (active.page == 0) {
+        return US_OK;
+    }
+    r->t->slab[0] = active.page;
+    *freelist = us_cpu_detach(r->s, r->c);
+    if (r->node >= 0 && active.node != (uint32_t)r->node) {
+        uint64_t list = *freelist;
+
+        *freelist = 0;
+        us_stat_add(r->c, US_STAT_ALLOC_NODE_MISMATCH, 1);
+        return us_deactivate_slab(r->s, r->t, r->c, active.page, list);
+    }
+    *page = active.page;
+    if (*freelist != 0) {
+        return US_OK; /* somebody freed meanwhile */
+    }
+    err = us_get_freelist(r->s, r->c, active.page, freelist);
+    if (err == US_OK) {
+        us_stat_add(r->c, *freelist ? US_STAT_ALLOC_REFILL : US_STAT_DEACTIVATE_BYPASS, 1);
+    }
+    return err;
+}
+
+static bool fits(const struct us_request *r, uint32_t page, const struct us_page *p)
+{
+    return (r->node < 0 || us_page_node(r->s->arena, page) == (uint32_t)r->node) &&
+           (!(p->flags & US_PAGE_PFMEMALLOC) || (r->gfp & US_GFP_EMERGENCY));
+}
+
+/* Source 3. Slabs that do not fit the request go to their node on the way. */
+static us_err from_chain(struct us_request *r, uint32_t *page, uint64_t *freelist)
+{
+    uint32_t head;
+
+    while ((head = us_load_relaxed32(&r->c->partial)) != 0) {
+        struct us_page *p = us_slab_at(r->s, head);
+        us_err err;
+
+        if (p == NULL) {
+            return US_ECORRUPT;
+        }
+        r->t->slab[0] = head;
+        us_store_release32(&r->c->partial, p->chain_next);
+        p->chain_next = 0;
+        if (fits(r, head, p)) {
+            us_stat_add(r->c, US_STAT_CPU_PARTIAL_ALLOC, 1);
+            *page = head;
+            return us_get_freelist(r->s, r->c, head, freelist);
+        }
+        err = us_put_partials(r->s, r->t, r->c, head);
+        if (err != US_OK) {
+            return err;
+        }
+    }
+    return US_OK;
+}
+
+/* Makes room for a slab that was made while the lock was not held. */
+static us_err displace(struct us_request *r)
+{
+    struct us_active active = us_active_read(us_load_acquire64(&r->c->active));
+    us_err err;
+
+    if (active.page == 0) {
+        return US_OK;
+    }
+    err = us_deactivate_slab(r->s, r->t, r->c, active.page, us_cpu_detach(r->s, r->c));
+    us_stat_add(r->c, US_STAT_CPUSLAB_FLUSH, 1);
+    return err;
+}
+
+/* Source 5: without the lock, which is held again afterwards (also on failure). */
+static us_err from_pages(struct us_request *r, uint32_t gfp, uint32_t *page, uint64_t *freelist)
+{
+    us_err err, late;
+
+    us_unlock(&r->c->lock);
+    r->locked = false;
+    err = us_slab_new(r->s, r->t, gfp, r->cpu, r->node, page, freelist);
+    late = us_lock(r->s->arena, r->t, &r->c->lock);
+    r->locked = late == US_OK;
+    if (late != US_OK || err != US_OK) {
+        return late != US_OK ? late : err;
+    }
+    us_stat_add(r->c, US_STAT_ALLOC_SLAB, 1);
+    late = us_cache_alive(r->s);
+    if (late != US_OK) {
+        err = us_deactivate_slab(r->s, r->t, r->c, *page, *freelist);
+        return err != US_OK ? err : late; /* destroyed meanwhile */
+    }
+    return displace(r);
+}
+
+/* All sources but the first. The first round insists on the node, the second only prefers it. */
+static us_err find_slab(struct us_request *r, uint32_t *page, uint64_t *freelist)
+{
+    bool insists = r->node >= 0 && !(r->gfp & US_GFP_THISNODE);
+
+    for (;;) {
+        uint32_t gfp = insists ? r->gfp | US_GFP_THISNODE : r->gfp;
+        us_err err;
+
+        *freelist = 0;
+        *page = 0;
+        err = from_cpu_slab(r, page, freelist);
+        if (err == US_OK && *freelist == 0) {
+            err = from_chain(r, page, freelist);
+        }
+        if (err == US_OK && *freelist == 0) {
+            err = us_get_partial(r, gfp, page, freelist);
+        }
+        if (err == US_OK && *freelist == 0) {
+            err = from_pages(r, gfp, page, freelist);
+        }
+        if (err != US_ENOMEM || !insists) {
+            return err;
+        }
+        insists = false;
+    }
+}
+
+/* The first object of the list is the answer, the rest becomes the CPU freelist. */
+static us_err load_freelist(struct us_request *r, uint32_t page, uint64_t freelist,
+                            uint64_t *ret)
+{
+    struct us_page *p = us_slab_at(r->s, page);
+    struct us_slab_word word;
+    uint64_t rest;
+    uint32_t index;
+    us_err err;
+
+    if (p == NULL) {
+        return US_ECORRUPT;
+    }
+    word = us_slab_read(us_slab_load(p));
+    if (!us_object_index(r->s, page, word.objects, freelist, &index)) {
+        return us_fail(US_ECORRUPT, "arena '%s': the freelist of the slab at page %u leads to "
+                       "0x%llx, which is no object of it; recreate the arena",
+                       r->s->arena->name, page, (unsigned long long)freelist);
+    }
+    rest = us_link_get(r->s, freelist);
+    if (p->flags & US_PAGE_PFMEMALLOC) {
+        err = us_deactivate_slab(r->s, r->t, r->c, page, rest); /* divergence D5 */
+    } else {
+        us_cpu_install(r->s, r->c, page, word.objects, rest);
+        err = US_OK;
+    }
+    *ret = freelist;
+    return err == US_OK ? us_claim(r->s, freelist) : err;
+}
+
+static US_COLD us_err alloc_slow(struct us_request *r, uint64_t *ret)
+{
+    uint64_t freelist = 0;
+    uint32_t page = 0;
+    us_err err = us_lock(r->s->arena, r->t, &r->c->lock);
+
+    r->locked = err == US_OK;
+    if (err == US_OK) {
+        err = us_cache_alive(r->s);
+    }
+    if (err != US_OK) {
+        goto out;
+    }
+    us_stat_add(r->c, US_STAT_ALLOC_SLOWPATH, 1);
+    r->t->cache = r->s->id;
+    r->t->cpu = r->cpu;
+    us_intent_begin(r->t, US_OP_ALLOC_SLOW, 0);
+    err = find_slab(r, &page, &freelist);
+    if (err == US_OK) {
+        err = load_freelist(r, page, freelist, ret);
+    }
+out:
+    us_intent_end(r->t);
+    if (r->locked) {
+        us_unlock(&r->c->lock);
+    }
+    return err;
+}
+
+uint64_t us_alloc_one(struct us_request *r)
+{
+    uint64_t object;
+
+    do {
+        object = pop(r->s, r->t, r->c, r->node);
+    } while (object == POP_RACED);
+    return object != POP_MISS || alloc_slow(r, &object) == US_OK ? object : 0;
+}
+
+us_err us_request_init(struct us_cache *s, uint32_t gfp, int cpu, int node,
+                       struct us_request *ret)
+{
+    const struct us_arena *a = s->arena;
+
+    if (cpu < -1 || cpu >= (int)a->cpus || node < -1 || node >= (int)a->nodes) {
+        return us_fail(US_EBADARG,
+                       "CPU %d, node %d: arena '%s' has CPUs 0 to %u and nodes 0 to %u; -1 "
+                       "means the nearest",
+                       cpu, node, a->name, a->cpus - 1, a->nodes - 1);
+    }
+    ret->s = s;
+    ret->t = us_thread_self(s->arena);
+    ret->cpu = cpu < 0 ? us_cpu_slot(a) : (uint32_t)cpu;
+    ret->c = us_cpu(s, ret->cpu);
+    ret->node = node;
+    ret->gfp = gfp;
+    return ret->t == NULL ? us_last_code() : US_OK;
+}
+
+void *us_alloc_on(us_cache *s, uint32_t gfp, int cpu, int node)
+{
+    struct us_request r;
+    uint64_t object;
+
+    if (us_request_init(s, gfp, cpu, node, &r) != US_OK || (object = us_alloc_one(&r)) == 0) {
+        return NULL;
+    }
+    if (gfp & US_GFP_ZERO) {
+        memset(us_at(s->arena, object), 0, us_object_bytes(s));
+    }
+    return us_at(s->arena, object);
+}
+
+/* Whatever the fast path does not do: a thread's first call, an empty freelist, a race. */
+static US_COLD void *alloc_miss(us_cache *s)
+{
+    return us_alloc_on(s, 0, -1, -1);
+}
+
+void *us_alloc(us_cache *s)
+{
+    uint32_t cpu = us_cpu_now();
+    uint64_t object;
+
+    if (US_UNLIKELY(us_tls.id != s->self->id || cpu >= s->cpu_count)) {
+        return alloc_miss(s);
+    }
+    object = pop(s, us_tls.thread, us_cpu(s, cpu), -1);
+    return US_LIKELY(object > POP_RACED) ? s->base + object : alloc_miss(s);
+}

@@ -1,0 +1,565 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * cache.c - the life of a cache: names, create, merge, find, destroy.
+ *
+ * Everything here holds cache_lock (the kernel's slab_mutex). An id is used again only after
+ * all ids have been used once; its generation, which is in every tid and in every slab,
+ * tells an old handle from the new cache.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "cache/names.h"
+#include "slab/geometry.h"
+
+#define GEOMETRY_ONLY                                                                  \
+    (US_TYPESAFE_BY_RCU | US_CONSISTENCY_CHECKS | US_RED_ZONE | US_POISON |            \
+     US_STORE_USER | US_KMALLOC)
+/* What a request and a candidate for merging must have in common. */
+#define MERGE_SAME                                                                     \
+    (US_RECLAIM_ACCOUNT | US_CACHE_DMA | US_CACHE_DMA32 | US_ACCOUNT | US_NO_CPU_PARTIAL | \
+     US_FREELIST_HARDENED | US_FREELIST_RANDOM)
+
+#define CTOR_IMAGE 1u
+#define CTOR_FUNCTION 2u
+
+static uint64_t round_up(uint64_t x, uint64_t to)
+{
+    return (x + to - 1) / to * to;
+}
+
+/* ---- create ---- */
+
+static us_err check_config(const struct us_arena *a, const struct us_cache_config *config)
+{
+    if (config->flags & GEOMETRY_ONLY) {
+        return us_fail(US_EBADARG,
+                       "cache flags 0x%x: debugging and RCU caches are not supported by this "
+                       "engine; leave 0x%x out",
+                       config->flags, config->flags & GEOMETRY_ONLY);
+    }
+    if (config->ctor != NULL && (config->image != NULL || !a->config.anonymous)) {
+        return us_fail(US_EBADARG,
+                       "a constructor function works in one process only: give the initial "
+                       "bytes instead, or use an arena without a name");
+    }
+    if (config->defrag_ratio > 1024 || config->useroffset < 0 || config->usersize < 0 ||
+        (uint64_t)config->useroffset + (uint64_t)config->usersize > config->object_size) {
+        return us_fail(US_EBADARG,
+                       "user region %d+%d in objects of %llu bytes, defrag ratio %d: the region "
+                       "must lie in the object and the ratio in 0..1024",
+                       config->useroffset, config->usersize,
+                       (unsigned long long)config->object_size, config->defrag_ratio);
+    }
+    return US_OK;
+}
+
+static us_err new_id(struct us_arena *a, uint32_t *ret)
+{
+    uint32_t high = a->header->cache_high;
+    us_err err;
+
+    *ret = 0;
+    if (high < a->config.caches_max) {
+        *ret = high + 1;
+    }
+    for (uint32_t id = 1; *ret == 0 && id <= high; id++) {
+        if (us_cache_shared(a, id)->state == US_CACHE_FREE) {
+            *ret = id;
+        }
+    }
+    if (*ret == 0) {
+        return us_fail(US_ELIMIT,
+                       "arena '%s': all %u caches are taken; destroy some, or create a larger "
+                       "arena (one cache per 16 pages)",
+                       a->name, a->config.caches_max);
+    }
+    err = us_commit(a, us_offset(a, us_cache_shared(a, *ret)), a->at.cache_stride);
+    if (err == US_OK && *ret > high) {
+        us_store_release32(&a->header->cache_high, *ret);
+    }
+    return err;
+}
+
+/* Pages for a table of the cache; 0 and US_OK if `bytes` is 0. */
+static us_err table_pages(struct us_arena *a, struct us_thread *t, uint64_t bytes,
+                          uint64_t *ret)
+{
+    struct us_run run;
+    us_err err;
+
+    *ret = 0;
+    if (bytes == 0) {
+        return US_OK;
+    }
+    err = us_pages_alloc(a, t, 0, (int)us_cpu_slot(a), -1, us_get_order(bytes), bytes, &run);
+    if (err == US_OK) {
+        us_pages_publish(a, run.page, US_BLOCK_META);
+        *ret = us_page_offset(run.page);
+    }
+    return err;
+}
+
+static void free_tables(struct us_arena *a, struct us_thread *t, struct us_kmem_cache *shared)
+{
+    if (shared->image != 0) {
+        us_pages_free(a, t, (uint32_t)(shared->image >> US_PAGE_SHIFT));
+    }
+    if (shared->shuffle != 0) {
+        us_pages_free(a, t, (uint32_t)(shared->shuffle >> US_PAGE_SHIFT));
+    }
+    shared->image = shared->shuffle = 0;
+}
+
+/* Secret, initial image, and the order in which a new slab is linked (Fisher-Yates). */
+static us_err make_tables(struct us_arena *a, struct us_thread *t,
+                          const struct us_cache_config *config, struct us_kmem_cache *shared)
+{
+    bool shuffled = (config->flags & US_FREELIST_RANDOM) && shared->objects >= 2;
+    uint16_t *order;
+    us_err err;
+
+    if (getrandom(&shared->random, sizeof(shared->random), 0) != (ssize_t)sizeof(uint64_t)) {
+        return us_fail_errno(US_ESYSTEM, "no random bytes for a cache");
+    }
+    err = table_pages(a, t, config->image != NULL ? config->object_size : 0, &shared->image);
+    if (err == US_OK) {
+        err = table_pages(a, t, shuffled ? 2ULL * shared->objects : 0, &shared->shuffle);
+    }
+    if (err != US_OK) {
+        free_tables(a, t, shared);
+        return err;
+    }
+    if (config->image != NULL) {
+        memcpy(us_at(a, shared->image), config->image, config->object_size);
+    }
+    if (shuffled) {
+        uint64_t state = shared->random | 1;
+
+        order = us_at(a, shared->shuffle);
+        for (uint32_t i = 0; i < shared->objects; i++) {
+            uint32_t j;
+
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            j = (uint32_t)(state % (i + 1));
+            order[i] = order[j];
+            order[j] = (uint16_t)i;
+        }
+    }
+    return US_OK;
+}
+
+static void reset_slots(struct us_arena *a, struct us_kmem_cache *shared)
+{
+    struct us_kmem_cache_cpu *c = (void *)(shared + 1);
+    struct us_kmem_cache_node *n = (void *)(c + a->cpus);
+    uint64_t generation = (uint64_t)(uint16_t)shared->generation << US_TID_GENERATION_SHIFT;
+
+    for (uint32_t cpu = 0; cpu < a->cpus; cpu++) {
+        struct us_pair fresh = {0, generation | cpu}, old;
+
+        us_store_release64(&c[cpu].active, 0);
+        do {
+            old.hi = us_load_acquire64(&c[cpu].freelist.hi);
+            old.lo = us_load_acquire64(&c[cpu].freelist.lo);
+        } while (!us_cas_pair(&c[cpu].freelist, old, fresh));
+        us_store_relaxed32(&c[cpu].partial, 0);
+        us_store_relaxed32(&c[cpu].lock, 0);
+        for (int item = 0; item < US_STAT_ITEMS; item++) {
+            us_store_relaxed64(&c[cpu].stat[item], 0);
+        }
+    }
+    memset(n, 0, a->nodes * sizeof(*n));
+}
+
+static void append_cache(struct us_arena *a, struct us_kmem_cache *shared, uint32_t id)
+{
+    struct us_header *h = a->header;
+
+    shared->prev = h->cache_tail;
+    shared->next = 0;
+    if (us_id_valid(a, h->cache_tail)) {
+        us_cache_shared(a, h->cache_tail)->next = id;
+    } else {
+        h->cache_head = id;
+    }
+    h->cache_tail = id;
+    us_store_relaxed32(&h->cache_count, h->cache_count + 1);
+}
+
+static us_err create_cache(struct us_arena *a, struct us_thread *t, const char *name,
+                           const struct us_cache_config *config, uint32_t *ret)
+{
+    struct us_geometry g;
+    struct us_kmem_cache *shared;
+    uint32_t entry;
+    us_err err = us_calculate_sizes(config, config->image != NULL || config->ctor != NULL,
+                                    a->config.order_cpus, a->at.orders, &g);
+
+    if (err != US_OK || (err = us_name_new(a, &entry)) != US_OK ||
+        (err = new_id(a, ret)) != US_OK) {
+        return err;
+    }
+    t->cache = *ret;
+    shared = us_cache_shared(a, *ret);
+    us_store_release32(&shared->generation, shared->generation + 1);
+    shared->name = entry;
+    shared->refcount = 1;
+    shared->flags = config->flags;
+    shared->align = g.align;
+    shared->object_size = g.object_size;
+    shared->size = g.size;
+    shared->offset = g.offset;
+    shared->inuse = g.inuse;
+    shared->order = g.order;
+    shared->objects = g.objects;
+    shared->min_order = g.min_order;
+    shared->min_objects = g.min_objects;
+    shared->min_partial = g.min_partial;
+    shared->cpu_partial = g.cpu_partial;
+    shared->cpu_partial_slabs = g.cpu_partial_slabs;
+    shared->defrag_ratio = config->defrag_ratio < 0 ? 1000 : (uint32_t)config->defrag_ratio;
+    shared->useroffset = config->useroffset;
+    shared->usersize = config->usersize;
+    us_store_relaxed32(&shared->serials, 0);
+    shared->has_ctor = config->image != NULL ? CTOR_IMAGE : config->ctor ? CTOR_FUNCTION : 0;
+    shared->birth = a->header->births + 1;
+    shared->image = shared->shuffle = 0;
+    err = make_tables(a, t, config, shared);
+    if (err != US_OK) {
+        return err;
+    }
+    reset_slots(a, shared);
+    append_cache(a, shared, *ret);
+    us_name_enter(a, entry, name, *ret, config);
+    us_store_release32(&shared->state, US_CACHE_LIVE);
+    return US_OK;
+}
+
+/* ---- merge ---- */
+
+static bool may_merge(uint32_t flags, bool has_ctor, int32_t usersize)
+{
+    return (flags & US_MERGE) && !(flags & US_NO_MERGE) && !has_ctor && usersize == 0;
+}
+
+/* Linux: find_mergeable(), mm/slab_common.c, v6.18. Oldest first; 0: none. */
+static us_err find_mergeable(const struct us_arena *a, const struct us_cache_config *config,
+                             uint32_t *ret)
+{
+    uint64_t size = round_up(config->object_size, US_WORD);
+    uint32_t align = us_calculate_alignment(config->flags, config->align, config->object_size);
+    uint32_t steps = a->config.caches_max;
+
+    *ret = 0;
+    if (!may_merge(config->flags, config->image != NULL || config->ctor != NULL,
+                   config->usersize) ||
+        config->order >= 0 || config->min_partial >= 0 || config->cpu_partial >= 0 ||
+        config->object_size == 0 || (align & (align - 1)) != 0) {
+        return US_OK;
+    }
+    size = round_up(size, align);
+    for (uint32_t id = a->header->cache_head; id != 0;) {
+        const struct us_kmem_cache *s = us_cache_shared(a, id);
+
+        if (!us_id_valid(a, id) || steps-- == 0) {
+            return us_damaged(a, "the list of caches");
+        }
+        if (may_merge(s->flags, s->has_ctor != 0, s->usersize) && size <= s->size &&
+            (config->flags & MERGE_SAME) == (s->flags & MERGE_SAME) && s->size % align == 0 &&
+            s->size - size < US_WORD) {
+            *ret = id;
+            return US_OK;
+        }
+        id = s->next;
+    }
+    return US_OK;
+}
+
+static us_err add_alias(struct us_arena *a, const char *name,
+                        const struct us_cache_config *config, uint32_t id)
+{
+    struct us_kmem_cache *s = us_cache_shared(a, id);
+    uint32_t entry, inuse = (uint32_t)round_up(config->object_size, US_WORD);
+    us_err err = us_name_new(a, &entry);
+
+    if (err == US_OK) {
+        s->refcount++;
+        if (config->object_size > s->object_size) {
+            us_store_relaxed64(&s->object_size, config->object_size);
+        }
+        s->inuse = inuse > s->inuse ? inuse : s->inuse;
+        us_name_enter(a, entry, name, id, config);
+    }
+    return err;
+}
+
+static us_err create_locked(struct us_arena *a, struct us_thread *t, const char *name,
+                            const struct us_cache_config *config, uint32_t *id)
+{
+    uint32_t entry;
+    us_err err = us_name_find(a, name, &entry);
+
+    if (err != US_OK) {
+        return err;
+    }
+    if (entry != 0) {
+        *id = us_name_at(a, entry)->cache;
+        return us_name_compare(us_name_at(a, entry), config);
+    }
+    err = find_mergeable(a, config, id);
+    if (err == US_OK && *id != 0) {
+        return add_alias(a, name, config, *id);
+    }
+    return err == US_OK ? create_cache(a, t, name, config, id) : err;
+}
+
+us_err us_cache_create_any(us_arena *a, const char *name, const struct us_cache_config *config,
+                           us_cache **ret)
+{
+    struct us_thread *t;
+    uint32_t id = 0;
+    us_err err = us_lock_caches(a, &t);
+
+    if (err != US_OK) {
+        return err;
+    }
+    err = create_locked(a, t, name, config, &id);
+    if (err == US_OK) {
+        *ret = us_cache_handle(a, id);
+        err = *ret == NULL ? us_last_code() : US_OK;
+    }
+    if (err == US_OK && config->ctor != NULL) {
+        (*ret)->ctor_context = config->ctor_context;
+        (*ret)->ctor = config->ctor;
+    }
+    us_unlock_caches(a, t);
+    return err;
+}
+
+us_err us_cache_create(us_arena *a, const char *name, const struct us_cache_config *config,
+                       us_cache **ret)
+{
+    us_err err = us_name_check(name);
+
+    if (err == US_OK) {
+        err = check_config(a, config);
+    }
+    if (err == US_OK && (strncmp(name, "kmalloc-", 8) == 0 ||
+                         strncmp(name, "dma-kmalloc-", 12) == 0)) {
+        err = us_fail(US_EBADNAME, "cache name '%s': names of this form belong to kmalloc; "
+                      "choose another", name);
+    }
+    return err == US_OK ? us_cache_create_any(a, name, config, ret) : err;
+}
+
+us_err us_cache_find(us_arena *a, const char *name, us_cache **ret)
+{
+    struct us_thread *t;
+    uint32_t entry = 0;
+    us_err err = us_name_check(name);
+
+    if (err != US_OK || (err = us_lock_caches(a, &t)) != US_OK) {
+        return err;
+    }
+    err = us_name_find(a, name, &entry);
+    if (err == US_OK && entry == 0) {
+        err = us_fail(US_ENOCACHE, "arena '%s' has no cache '%s': create it first", a->name,
+                      name);
+    }
+    if (err == US_OK) {
+        *ret = us_cache_handle(a, us_name_at(a, entry)->cache);
+        err = *ret == NULL ? us_last_code() : US_OK;
+    }
+    us_unlock_caches(a, t);
+    return err;
+}
+
+/* ---- destroy ---- */
+
+static uint64_t count_slabs(const struct us_cache *s)
+{
+    uint64_t slabs = 0;
+
+    for (uint32_t node = 0; node < s->arena->nodes; node++) {
+        slabs += us_load_relaxed64(&us_node(s, node)->nr_slabs);
+    }
+    return slabs;
+}
+
+static void unlink_cache(struct us_arena *a, struct us_kmem_cache *shared)
+{
+    struct us_header *h = a->header;
+
+    if (us_id_valid(a, shared->prev)) {
+        us_cache_shared(a, shared->prev)->next = shared->next;
+    } else {
+        h->cache_head = shared->next;
+    }
+    if (us_id_valid(a, shared->next)) {
+        us_cache_shared(a, shared->next)->prev = shared->prev;
+    } else {
+        h->cache_tail = shared->prev;
+    }
+    us_store_relaxed32(&h->cache_count, h->cache_count - 1);
+}
+
+/* The last name goes: no slab may hold an object. */
+static us_err shut_down(struct us_arena *a, struct us_thread *t, const char *name,
+                        struct us_cache *s)
+{
+    us_err err;
+
+    us_store_release32(&s->shared->state, US_CACHE_DYING);
+    err = us_flush_all(s, t);
+    for (uint32_t node = 0; err == US_OK && node < a->nodes; node++) {
+        err = us_shrink_node(s, t, node, false);
+    }
+    us_intent_begin(t, US_OP_CACHE, 0);
+    if (err == US_OK && count_slabs(s) != 0) {
+        err = us_fail(US_EBUSY,
+                      "arena '%s': cache '%s' still has objects in %llu slabs; free them "
+                      "first (see `uslub info`)",
+                      a->name, name, (unsigned long long)count_slabs(s));
+    }
+    if (err != US_OK) {
+        us_store_release32(&s->shared->state, US_CACHE_LIVE);
+        return err;
+    }
+    free_tables(a, t, s->shared);
+    unlink_cache(a, s->shared);
+    us_store_release32(&s->shared->state, US_CACHE_FREE);
+    return US_OK;
+}
+
+static us_err destroy_locked(struct us_arena *a, struct us_thread *t, const char *name)
+{
+    uint32_t entry = 0;
+    struct us_cache *s;
+    us_err err = us_name_find(a, name, &entry);
+
+    if (err != US_OK) {
+        return err;
+    }
+    if (entry == 0) {
+        return us_fail(US_ENOCACHE, "arena '%s' has no cache '%s' to destroy", a->name, name);
+    }
+    s = us_cache_handle(a, us_name_at(a, entry)->cache);
+    if (s == NULL) {
+        return us_last_code();
+    }
+    if (s->flags & US_KMALLOC) {
+        return us_fail(US_EBADARG, "arena '%s': '%s' serves kmalloc and cannot be destroyed",
+                       a->name, name);
+    }
+    if (s->shared->refcount <= 1 && (err = shut_down(a, t, name, s)) != US_OK) {
+        return err;
+    }
+    s->shared->refcount--;
+    us_name_remove(a, entry);
+    if (s->shared->refcount > 0 && s->shared->name == entry) {
+        s->shared->name = us_name_oldest(a, s->id, 0);
+    }
+    return US_OK;
+}
+
+us_err us_cache_destroy(us_arena *a, const char *name)
+{
+    struct us_thread *t;
+    us_err err = us_name_check(name);
+
+    if (err != US_OK || (err = us_lock_caches(a, &t)) != US_OK) {
+        return err;
+    }
+    err = destroy_locked(a, t, name);
+    us_unlock_caches(a, t);
+    return err;
+}
+
+us_err us_cpu_dead(us_arena *a, int cpu)
+{
+    struct us_thread *t;
+    uint32_t steps = a->config.caches_max;
+    us_err err = cpu >= 0 && cpu < (int)a->cpus
+                     ? us_lock_caches(a, &t)
+                     : us_fail(US_EBADARG, "CPU %d: the arena has CPUs 0 to %u", cpu,
+                               a->cpus - 1);
+
+    if (err != US_OK) {
+        return err;
+    }
+    for (uint32_t id = a->header->cache_head; err == US_OK && id != 0;) {
+        struct us_cache *s = steps-- == 0 ? NULL : us_cache_handle(a, id);
+
+        if (s == NULL) {
+            err = us_damaged(a, "the list of caches");
+            break;
+        }
+        err = us_flush_cpu(s, t, (uint32_t)cpu);
+        id = s->shared->next;
+    }
+    us_unlock_caches(a, t);
+    return err;
+}
+
+/* ---- iterate ---- */
+
+us_err us_cache_each(us_arena *a, bool (*fn)(us_cache *, void *), void *arg)
+{
+    uint32_t *ids, count = 0, most;
+    struct us_thread *t;
+    us_err err = us_lock_caches(a, &t);
+
+    if (err != US_OK) {
+        return err;
+    }
+    most = a->config.caches_max;
+    ids = malloc(most * sizeof(*ids));
+    for (uint32_t id = a->header->cache_head; ids != NULL && us_id_valid(a, id) && count < most;) {
+        ids[count++] = id;
+        id = us_cache_shared(a, id)->next;
+    }
+    us_unlock_caches(a, t);
+    if (ids == NULL) {
+        return us_fail(US_ENOMEM, "no memory for a list of caches");
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        struct us_cache *s = us_cache_handle(a, ids[i]);
+
+        if (s != NULL && us_cache_alive(s) == US_OK && !fn(s, arg)) {
+            break;
+        }
+    }
+    free(ids);
+    return US_OK;
+}
+
+/* ---- tunables ---- */
+
+us_err us_cache_set_min_partial(us_cache *s, uint32_t min_partial)
+{
+    if (min_partial > INT32_MAX) {
+        return us_fail(US_EBADARG, "min_partial %u: 0 to %d are possible", min_partial,
+                       INT32_MAX);
+    }
+    us_store_relaxed32(&s->shared->min_partial, min_partial);
+    return us_cache_alive(s);
+}
+
+us_err us_cache_set_cpu_partial(us_cache *s, uint32_t cpu_partial)
+{
+    us_err err = us_cache_set_cpu_partial_slabs(
+        s, us_cpu_partial_slabs(cpu_partial, s->objects));
+
+    us_store_relaxed32(&s->shared->cpu_partial, cpu_partial);
+    return err == US_OK ? us_cache_flush(s, -1) : err;
+}
+
+us_err us_cache_set_cpu_partial_slabs(us_cache *s, uint32_t slabs)
+{
+    us_store_relaxed32(&s->shared->cpu_partial_slabs, slabs);
+    return us_cache_alive(s);
+}

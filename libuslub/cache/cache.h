@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * cache.h - objects to callers: CPU slabs, chains, node lists, and the life of a cache.
+ *
+ * Lock order, outer to inner: cache_lock of the arena > lock of a CPU slot > list_lock of a
+ * node. No lock is held while a constructor runs or pages for a new slab are sought.
+ */
+#ifndef US_CACHE_CACHE_H
+#define US_CACHE_CACHE_H
+
+#include "base/cpu.h"
+#include "slab/slab.h"
+
+/* ---- transaction ids: generation:16 event:48, the event modulo tid_step is the CPU ---- */
+
+#define US_TID_EVENTS ((1ULL << US_TID_GENERATION_SHIFT) - 1)
+
+US_INLINE uint64_t us_init_tid(const struct us_cache *s, uint32_t cpu)
+{
+    return s->generation_bits | cpu;
+}
+
+US_INLINE uint64_t us_next_tid(const struct us_cache *s, uint64_t tid)
+{
+    return s->generation_bits | ((tid + s->tid_step) & US_TID_EVENTS);
+}
+
+/* ---- the CPU slab, as kmem_cache_cpu.active says it ---- */
+
+struct us_active {
+    uint32_t page, objects, node;
+};
+
+US_INLINE struct us_active us_active_read(uint64_t raw)
+{
+    struct us_active active = {
+        .page = (uint32_t)(raw >> US_PAGE_SHIFT),
+        .objects = (uint32_t)(raw >> 48),
+        .node = (uint32_t)(raw & (US_PAGE_SIZE - 1)),
+    };
+    return active;
+}
+
+US_INLINE uint64_t us_active_pack(struct us_active active)
+{
+    return active.node | us_page_offset(active.page) | (uint64_t)active.objects << 48;
+}
+
+/*
+ * Can this CPU slab exist and hold an object at `object`? Everything that a fast path uses
+ * as an address has passed here; the words may have been written by anybody.
+ */
+US_INLINE bool us_active_holds(const struct us_cache *s, uint64_t active, uint64_t object)
+{
+    uint64_t distance = object - (active & (US_OFFSET_MASK & ~(uint64_t)(US_PAGE_SIZE - 1)));
+    uint64_t index = (uint64_t)(((unsigned __int128)distance * s->reciprocal) >> 64);
+
+    return object - s->data_start <= s->span && index < active >> 48 &&
+           index * s->size == distance;
+}
+
+/* One request on its way through the sources. */
+struct us_request {
+    struct us_cache *s;
+    struct us_thread *t;
+    struct us_kmem_cache_cpu *c;
+    uint32_t cpu;
+    int node;
+    uint32_t gfp;
+    bool locked; /* the slow path holds the lock of the CPU slot */
+};
+
+/* Slot for a `cpu` argument: -1 is the CPU that runs us. */
+US_INLINE uint32_t us_cpu_slot(const struct us_arena *a)
+{
+    uint32_t cpu = us_cpu_now();
+
+    return US_LIKELY(cpu < a->cpus) ? cpu : cpu % a->cpus;
+}
+
+/* Fills in a request after checking its arguments. */
+us_err us_request_init(struct us_cache *s, uint32_t gfp, int cpu, int node,
+                       struct us_request *ret);
+/* Is the cache still the one this handle was made for? */
+us_err us_cache_alive(const struct us_cache *s);
+
+/* Bytes that belong to the user; merging may make them more. */
+US_INLINE uint64_t us_object_bytes(const struct us_cache *s)
+{
+    uint64_t bytes = us_load_relaxed64(&s->shared->object_size);
+
+    return bytes <= s->size ? bytes : s->size;
+}
+
+/* ---- cpu.c: one CPU slot; the caller holds its lock ---- */
+
+/* Unpublishes the CPU slab and takes its freelist. */
+uint64_t us_cpu_detach(struct us_cache *s, struct us_kmem_cache_cpu *c);
+void us_cpu_install(struct us_cache *s, struct us_kmem_cache_cpu *c, uint32_t page,
+                    uint32_t objects, uint64_t freelist);
+/* Linux: get_freelist(). 0: the slab is full now, and nobody's. */
+us_err us_get_freelist(struct us_cache *s, struct us_kmem_cache_cpu *c, uint32_t page,
+                       uint64_t *ret);
+/* Linux: deactivate_slab(): `freelist` goes back to the slab, the slab to where it fits. */
+us_err us_deactivate_slab(struct us_cache *s, struct us_thread *t, struct us_kmem_cache_cpu *c,
+                          uint32_t page, uint64_t freelist);
+/* Linux: put_cpu_partial(). What overflows is in *drained: not under the lock. */
+us_err us_put_cpu_partial_locked(struct us_cache *s, struct us_kmem_cache_cpu *c,
+                                 uint32_t page, bool drain, uint32_t *drained);
+/* Linux: __put_partials(): a detached chain of frozen slabs goes to the node lists. */
+us_err us_put_partials(struct us_cache *s, struct us_thread *t, struct us_kmem_cache_cpu *c,
+                       uint32_t chain);
+us_err us_flush_slab_locked(struct us_cache *s, struct us_thread *t,
+                            struct us_kmem_cache_cpu *c);
+us_err us_flush_chain_locked(struct us_cache *s, struct us_thread *t,
+                             struct us_kmem_cache_cpu *c);
+us_err us_flush_cpu(struct us_cache *s, struct us_thread *t, uint32_t cpu);
+us_err us_flush_all(struct us_cache *s, struct us_thread *t);
+
+/* ---- node.c: partial lists; the caller holds list_lock unless said otherwise ---- */
+
+us_err us_add_partial(struct us_cache *s, uint32_t page, bool tail);
+us_err us_remove_partial(struct us_cache *s, uint32_t page);
+/*
+ * Linux: get_partial(). A slab from a node list, frozen, its objects in *freelist (page 0:
+ * none); more may go to the chain of the request's CPU, whose lock the caller holds. Takes
+ * the list locks itself.
+ */
+us_err us_get_partial(struct us_request *r, uint32_t gfp, uint32_t *page, uint64_t *freelist);
+us_err us_shrink_node(struct us_cache *s, struct us_thread *t, uint32_t node, bool sort);
+
+/* ---- alloc.c and free.c ---- */
+
+/* Checked and named: what `object` is, if it is this process's and of cache `s`. */
+us_err us_find_object(struct us_cache *s, uint64_t object, uint32_t *page);
+/* Linux: __slab_free(): objects head..tail of one slab, already untagged and linked. */
+us_err us_slab_free(struct us_cache *s, struct us_thread *t, uint32_t cpu, uint32_t page,
+                    uint64_t head, uint64_t tail, uint32_t count);
+uint64_t us_alloc_one(struct us_request *r);
+us_err us_free_one(struct us_cache *s, struct us_thread *t, uint32_t cpu, uint64_t object);
+/* Sets the tag of an object just taken from a freelist. */
+us_err us_claim(struct us_cache *s, uint64_t object);
+
+/* ---- cache.c: registry of caches ---- */
+
+/* Handle of the live cache with this id, or NULL with the reason. */
+struct us_cache *us_cache_handle(struct us_arena *a, uint32_t id);
+struct us_kmem_cache *us_cache_shared(const struct us_arena *a, uint32_t id);
+struct us_name *us_name_at(const struct us_arena *a, uint32_t entry);
+/* The size cache of one kmalloc family and class; made at its first use. */
+struct us_cache *us_kmalloc_cache(struct us_arena *a, uint32_t family, uint32_t index);
+
+/* us_cache_create() for names that only the engine may give. */
+us_err us_cache_create_any(us_arena *a, const char *name, const struct us_cache_config *config,
+                           us_cache **ret);
+
+/* ---- bulk.c ---- */
+
+/* Objects of any slabs of `s`, tags already 0. The array is rearranged. */
+us_err us_free_detached(struct us_cache *s, struct us_thread *t, uint32_t cpu, size_t n,
+                        void **objects);
+
+#endif

@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * free.c - one object back: to the CPU's own slab without a lock, or into any slab from any
+ * CPU, whatever that slab is doing.
+ *
+ * The tag goes first: an object whose tag is 0 is free, even if this process dies before it
+ * is on a list. Linux: do_slab_free(), __slab_free(), mm/slub.c, v6.18 (with frozen chains).
+ */
+#include "cache/cache.h"
+
+/* ---- what is this address? ---- */
+
+static us_err foreign(const struct us_cache *s, uint64_t object, const char *why)
+{
+    return us_fail(US_EFOREIGN,
+                   "arena '%s', cache id %u: offset 0x%llx is no object: %s; expected the "
+                   "address that an allocation returned",
+                   s->arena->name, s->id, (unsigned long long)object, why);
+}
+
+us_err us_find_object(struct us_cache *s, uint64_t object, uint32_t *page)
+{
+    struct us_arena *a = s->arena;
+    struct us_page *p;
+    uint32_t order, index;
+    uint16_t tag;
+
+    if (object - a->data_start >= a->data_bytes) {
+        return foreign(s, object, "it is outside the arena's pages");
+    }
+    *page = us_block_head(a, (uint32_t)(object >> US_PAGE_SHIFT));
+    if (*page == 0 || us_block_state(a, *page, &order) != US_BLOCK_SLAB) {
+        return foreign(s, object, "its page is no part of a slab");
+    }
+    p = a->pages + *page;
+    if (us_load_relaxed32(&p->cache) != s->id) {
+        return us_fail(US_EWRONGCACHE,
+                       "arena '%s': the object at offset 0x%llx is of cache id %u, not of "
+                       "cache id %u; free it through its own cache",
+                       a->name, (unsigned long long)object, us_load_relaxed32(&p->cache),
+                       s->id);
+    }
+    if (p->cache_gen != (uint16_t)s->generation) {
+        return us_cache_alive(s);
+    }
+    if (!us_object_index(s, *page, us_slab_read(us_slab_load(p)).objects, object, &index)) {
+        return foreign(s, object, "it points into an object, or between two");
+    }
+    tag = us_load_acquire16(us_tag(s, object));
+    if (tag == 0 || tag == (us_me(a) | US_TAG_FREEING)) {
+        return us_fail(US_EDOUBLEFREE,
+                       "arena '%s', cache id %u: object %u of slab %u (offset 0x%llx) is "
+                       "already free%s; free each object once",
+                       a->name, s->id, index, p->serial, (unsigned long long)object,
+                       tag == 0 ? "" : ", or twice in this call");
+    }
+    if (tag != us_me(a)) {
+        return us_fail(US_ENOTOWNER,
+                       "arena '%s', cache id %u: object %u of slab %u (offset 0x%llx) "
+                       "belongs to participant %u, this process is %d; it has to be handed "
+                       "over first",
+                       a->name, s->id, index, p->serial, (unsigned long long)object,
+                       tag - 1, us_me(a) - 1);
+    }
+    return US_OK;
+}
+
+/* ---- into any slab ---- */
+
+/* A slab that was full has a free object again: it goes to this CPU's chain. */
+static us_err put_on_chain(struct us_cache *s, struct us_thread *t, uint32_t cpu, uint32_t page)
+{
+    struct us_kmem_cache_cpu *c = us_cpu(s, cpu);
+    uint32_t drained = 0;
+    us_err err = us_lock(s->arena, t, &c->lock);
+
+    if (err != US_OK) {
+        return err;
+    }
+    err = us_put_cpu_partial_locked(s, c, page, true, &drained);
+    us_unlock(&c->lock);
+    if (drained != 0) {
+        err = us_put_partials(s, t, c, drained);
+        us_stat_add(c, US_STAT_CPU_PARTIAL_DRAIN, 1);
+    }
+    us_stat_add(c, US_STAT_CPU_PARTIAL_FREE, 1);
+    return err;
+}
+
+/* The swap has happened under list_lock: put the slab where it belongs now. */
+static us_err settle(struct us_cache *s, struct us_kmem_cache_node *n,
+                     struct us_kmem_cache_cpu *c, uint32_t page, bool was_full, bool empty,
+                     bool *discard)
+{
+    us_err err = US_OK;
+
+    if (empty && us_load_relaxed32(&n->nr_partial) >=
+                     us_load_relaxed32(&s->shared->min_partial)) {
+        *discard = true;
+        if (!was_full) {
+            err = us_remove_partial(s, page);
+            us_stat_add(c, US_STAT_FREE_REMOVE_PARTIAL, 1);
+        }
+    } else if (was_full) {
+        err = us_add_partial(s, page, true);
+        us_stat_add(c, US_STAT_FREE_ADD_PARTIAL, 1);
+    }
+    return err;
+}
+
+us_err us_slab_free(struct us_cache *s, struct us_thread *t, uint32_t cpu, uint32_t page,
+                    uint64_t head, uint64_t tail, uint32_t count)
+{
+    struct us_page *p = s->arena->pages + page;
+    struct us_kmem_cache_node *n = us_slab_node(s, page);
+    struct us_kmem_cache_cpu *c = us_cpu(s, cpu);
+    bool chains = !(s->flags & US_NO_CPU_PARTIAL), discard = false;
+    us_err err = US_OK;
+
+    us_stat_add(c, US_STAT_FREE_SLOWPATH, 1);
+    if (us_slab_at(s, page) == NULL) {
+        return US_ECORRUPT;
+    }
+    for (;;) {
+        struct us_pair old = us_slab_load(p);
+        struct us_slab_word was = us_slab_read(old), word = was;
+        bool locked = false;
+
+        if (count > was.inuse) {
+            return us_fail(US_ECORRUPT, "arena '%s': the slab at page %u says that %u objects "
+                           "are in use, %u are to be freed; recreate the arena",
+                           s->arena->name, page, was.inuse, count);
+        }
+        us_link_set(s, tail, was.freelist);
+        word.freelist = head;
+        word.inuse = was.inuse - count;
+        if (!was.frozen && (word.inuse == 0 || was.freelist == 0)) {
+            if (chains && was.freelist == 0) {
+                word.frozen = true;
+            } else if ((err = us_lock(s->arena, t, &n->list_lock)) != US_OK) {
+                return err;
+            } else {
+                locked = true;
+            }
+        }
+        if (us_slab_swap(p, old, word)) {
+            if (locked) {
+                err = settle(s, n, c, page, was.freelist == 0, word.inuse == 0, &discard);
+                us_unlock(&n->list_lock);
+            } else if (was.frozen) {
+                us_stat_add(c, US_STAT_FREE_FROZEN, 1);
+            } else if (word.frozen) {
+                err = put_on_chain(s, t, cpu, page);
+            }
+            break;
+        }
+        us_stat_add(c, US_STAT_CMPXCHG_DOUBLE_FAIL, 1);
+        if (locked) {
+            us_unlock(&n->list_lock);
+        }
+    }
+    if (discard && err == US_OK) {
+        us_stat_add(c, US_STAT_FREE_SLAB, 1);
+        us_slab_discard(s, t, page);
+    }
+    return err;
+}
+
+static __attribute__((noinline)) us_err free_slow(struct us_cache *s, struct us_thread *t, uint32_t cpu,
+                                uint64_t object)
+{
+    uint32_t page;
+    us_err err = us_find_object(s, object, &page);
+
+    if (err != US_OK) {
+        return err;
+    }
+    t->cache = s->id;
+    t->cpu = cpu;
+    t->slab[0] = page;
+    us_intent_begin(t, US_OP_FREE, object);
+    us_store_release16(us_tag(s, object), 0);
+    err = us_slab_free(s, t, cpu, page, object, object, 1);
+    us_intent_end(t);
+    return err;
+}
+
+/* ---- to the CPU's own slab ---- */
+
+/*
+ * An untagged object whose first swap failed. If the slab was taken from under us it is a
+ * slab like any other now.
+ */
+static US_COLD us_err push_again(struct us_cache *s, struct us_thread *t, uint32_t cpu,
+                                 uint64_t active, uint64_t object)
+{
+    struct us_kmem_cache_cpu *c = us_cpu(s, cpu);
+    struct us_pair old, new;
+    us_err err = US_OK;
+
+    do {
+        us_stat_add(c, US_STAT_CMPXCHG_DOUBLE_CPU_FAIL, 1);
+        old.hi = us_load_acquire64(&c->freelist.hi);
+        old.lo = us_load_acquire64(&c->freelist.lo);
+        if (us_load_acquire64(&c->active) != active) {
+            t->cache = s->id;
+            t->cpu = cpu;
+            t->slab[0] = us_active_read(active).page;
+            err = us_slab_free(s, t, cpu, t->slab[0], object, object, 1);
+            us_intent_end(t);
+            return err;
+        }
+        us_link_set(s, object, old.lo);
+        new.lo = object;
+        new.hi = us_next_tid(s, old.hi);
+    } while (!us_cas_pair(&c->freelist, old, new));
+    us_intent_end(t);
+    us_stat_add(c, US_STAT_FREE_FASTPATH, 1);
+    return US_OK;
+}
+
+/* The object is not of the CPU slab, or not ours: `miss` decides, with the same arguments. */
+typedef us_err (*free_fn)(struct us_cache *, struct us_thread *, uint32_t, uint64_t);
+
+US_INLINE us_err push(struct us_cache *s, struct us_thread *t, uint32_t cpu, uint64_t object,
+                      free_fn miss)
+{
+    struct us_kmem_cache_cpu *c = us_cpu(s, cpu);
+    struct us_pair old, new;
+    uint64_t active;
+    uint16_t *tag;
+
+    old.hi = us_load_acquire64(&c->freelist.hi);
+    old.lo = us_load_acquire64(&c->freelist.lo);
+    active = us_load_acquire64(&c->active);
+    if (!us_active_holds(s, active, object) ||
+        (old.hi ^ s->generation_bits) >> US_TID_GENERATION_SHIFT != 0) {
+        return miss(s, t, cpu, object);
+    }
+    tag = us_tag(s, object);
+    if (US_UNLIKELY(us_load_relaxed16(tag) != s->self->owner)) {
+        return miss(s, t, cpu, object);
+    }
+    us_intent_begin(t, US_OP_FREE, object);
+    us_store_release16(tag, 0);
+    us_link_set(s, object, old.lo);
+    new.lo = object;
+    new.hi = us_next_tid(s, old.hi);
+    if (US_UNLIKELY(!us_cas_pair(&c->freelist, old, new))) {
+        return push_again(s, t, cpu, active, object);
+    }
+    us_intent_end(t);
+    us_stat_add(c, US_STAT_FREE_FASTPATH, 1);
+    return US_OK;
+}
+
+us_err us_free_one(struct us_cache *s, struct us_thread *t, uint32_t cpu, uint64_t object)
+{
+    return push(s, t, cpu, object, free_slow);
+}
+
+/* A thread's first call. */
+static US_COLD us_err free_first(us_cache *s, void *object)
+{
+    return us_free_on(s, object, -1);
+}
+
+us_err us_free(us_cache *s, void *object)
+{
+    uint32_t cpu = us_cpu_now();
+
+    if (US_UNLIKELY(us_tls.id != s->self->id || cpu >= s->cpu_count)) {
+        return free_first(s, object);
+    }
+    return push(s, us_tls.thread, cpu, (uint64_t)((char *)object - s->base), free_slow);
+}
+
+us_err us_free_on(us_cache *s, void *object, int cpu)
+{
+    struct us_request r;
+    us_err err = us_request_init(s, 0, cpu, -1, &r);
+
+    return err != US_OK ? err : us_free_one(s, r.t, r.cpu, us_offset(s->arena, object));
+}

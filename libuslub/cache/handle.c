@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: MIT */
+/* handle.c - this process's private copy of what a cache is; see struct us_cache. */
+#include <stdlib.h>
+
+#include "cache/names.h"
+#include "slab/geometry.h"
+
+/* Is a table of a cache (image, shuffle) inside the pages for objects? */
+static bool block_valid(const struct us_arena *a, uint64_t offset, uint64_t bytes)
+{
+    return offset - a->data_start < a->data_bytes &&
+           bytes <= a->data_bytes - (offset - a->data_start);
+}
+
+/* Copies what never changes, and believes none of it: a handle is used without checks. */
+static us_err fill_handle(struct us_arena *a, uint32_t id, struct us_cache *s)
+{
+    struct us_kmem_cache *shared = us_cache_shared(a, id);
+    uint32_t plane = 0;
+
+    s->arena = a;
+    s->base = a->base;
+    s->self = a->self;
+    s->cpu_count = a->cpus;
+    s->tid_step = a->tid_step;
+    s->id = id;
+    s->shared = shared;
+    s->generation = shared->generation;
+    s->generation_bits = (uint64_t)(uint16_t)s->generation << US_TID_GENERATION_SHIFT;
+    s->cpus = (char *)(shared + 1);
+    s->node_array = (void *)(s->cpus + a->cpus * sizeof(struct us_kmem_cache_cpu));
+    s->size = shared->size;
+    s->object_size = shared->object_size;
+    s->offset = shared->offset;
+    s->flags = shared->flags;
+    s->order = shared->order;
+    s->objects = shared->objects;
+    s->min_order = shared->min_order;
+    s->min_objects = shared->min_objects;
+    s->random = shared->flags & US_FREELIST_HARDENED ? shared->random | 1 : 0;
+    if (s->size < US_WORD || s->size % US_WORD != 0 || s->size > a->data_bytes ||
+        s->object_size > s->size || s->offset > s->size - US_WORD ||
+        s->order >= a->at.orders || s->min_order > s->order || s->objects < 1 ||
+        s->objects > US_OBJECTS_MAX || s->objects > us_order_objects(s->order, s->size) ||
+        s->min_objects < 1 || s->min_objects > us_order_objects(s->min_order, s->size) ||
+        shared->min_partial > INT32_MAX) {
+        return us_damaged(a, "the description of a cache");
+    }
+    s->reciprocal = UINT64_MAX / s->size + 1;
+    s->data_start = a->data_start;
+    s->span = a->data_bytes - s->size;
+    while (plane < US_TAG_PLANES - 1 && s->size >= US_TAG_GRANULE(plane + 1)) {
+        plane++;
+    }
+    s->tags = us_at(a, a->at.tags[plane]);
+    s->tag_shift = plane + 3;
+    if (shared->image != 0) {
+        s->image = us_at(a, shared->image);
+    }
+    if (shared->shuffle != 0) {
+        s->shuffle = us_at(a, shared->shuffle);
+    }
+    if (!(shared->image == 0 || block_valid(a, shared->image, s->object_size)) ||
+        !(shared->shuffle == 0 || block_valid(a, shared->shuffle, 2ULL * s->objects))) {
+        return us_damaged(a, "the description of a cache");
+    }
+    return US_OK;
+}
+
+static void drop_handles(struct us_cache *s)
+{
+    while (s != NULL) {
+        struct us_cache *older = s->older;
+
+        free(s);
+        s = older;
+    }
+}
+
+/*
+ * The handle of a cache; a new one if the id has been given to another cache. Old handles
+ * stay until the arena is detached: somebody may hold one, and is told that it is stale.
+ */
+struct us_cache *us_cache_handle(struct us_arena *a, uint32_t id)
+{
+    struct us_cache *s;
+
+    if (!us_id_valid(a, id)) {
+        (void)us_damaged(a, "the list of caches");
+        return NULL;
+    }
+    s = us_load_pointer(&a->handles[id]);
+    if (s != NULL && s->generation == us_load_relaxed32(&us_cache_shared(a, id)->generation)) {
+        return s;
+    }
+    (void)pthread_mutex_lock(&a->handles_lock);
+    s = a->handles[id];
+    if (s == NULL || s->generation != us_load_relaxed32(&us_cache_shared(a, id)->generation)) {
+        struct us_cache *old = s;
+
+        s = calloc(1, sizeof(*s));
+        if (s == NULL) {
+            us_fail(US_ENOMEM, "no memory for the handle of a cache");
+        } else if (fill_handle(a, id, s) != US_OK) {
+            free(s);
+            s = NULL;
+        } else {
+            s->older = old;
+            a->drop_handle = drop_handles;
+            us_store_pointer(&a->handles[id], s);
+        }
+    }
+    (void)pthread_mutex_unlock(&a->handles_lock);
+    return s;
+}
+
+us_err us_cache_alive(const struct us_cache *s)
+{
+    if (US_LIKELY(us_load_acquire32(&s->shared->state) == US_CACHE_LIVE &&
+                  us_load_relaxed32(&s->shared->generation) == s->generation)) {
+        return US_OK;
+    }
+    return us_fail(US_ENOCACHE, "arena '%s': cache id %u has been destroyed; create it again",
+                   s->arena->name, s->id);
+}
+
