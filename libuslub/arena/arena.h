@@ -13,6 +13,7 @@
 #include <sys/types.h>
 
 #include "arena/layout.h"
+#include "arena/page_word.h"
 #include "base/error.h"
 
 struct us_cache;
@@ -78,7 +79,7 @@ US_INLINE void *us_at(const struct us_arena *a, uint64_t offset)
 
 US_INLINE uint32_t us_page_node(const struct us_arena *a, uint32_t page)
 {
-    return (uint32_t)((page - a->first_page) / a->config.node_pages);
+    return a->nodes == 1 ? 0 : (uint32_t)((page - a->first_page) / a->config.node_pages);
 }
 
 /* The process's tag for what it owns. */
@@ -87,20 +88,35 @@ US_INLINE uint16_t us_me(const struct us_arena *a)
     return a->self->owner;
 }
 
-/* ---- commit.c: backing memory ---- */
+/* ---- limit.c and commit.c: backing memory ---- */
+
+/* US_ENOMEM if the control group of this process would not let us have `bytes` more. */
+us_err us_limit_ask(const struct us_arena *a, uint64_t bytes);
 
 /*
  * Makes [offset, offset + bytes) of the file real memory. Until then reading it may be a
  * SIGBUS; afterwards it never is. US_ENOMEM names the reason.
  */
 us_err us_commit(struct us_arena *a, uint64_t offset, uint64_t bytes);
-bool us_committed(const struct us_arena *a, uint64_t offset);
 uint64_t us_committed_pages(const struct us_arena *a, uint64_t offset, uint64_t bytes);
 /* Gives the range back; the caller is the only one who may use it. */
 void us_uncommit(struct us_arena *a, uint64_t offset, uint64_t bytes);
 
+US_INLINE bool us_committed(const struct us_arena *a, uint64_t offset)
+{
+    const uint64_t *map = us_at(a, a->at.commit_map);
+    uint64_t page = offset >> US_PAGE_SHIFT;
+
+    return us_load_acquire64(map + page / 64) >> (page % 64) & 1;
+}
+
 /* Descriptor of `page`, or NULL if it is out of range or was never touched. */
-struct us_page *us_page_at(const struct us_arena *a, uint64_t page);
+US_INLINE struct us_page *us_page_at(const struct us_arena *a, uint64_t page)
+{
+    struct us_page *p = a->pages + page;
+
+    return us_page_valid(a, page) && us_committed(a, (uint64_t)((char *)p - a->base)) ? p : NULL;
+}
 
 /* ---- process.c: participants ---- */
 
@@ -171,8 +187,16 @@ void us_pages_init_node(struct us_arena *a, uint32_t node);
 us_err us_pages_init(struct us_arena *a);
 
 /* State and order of the block that begins at `page`; TAIL if none does. */
-enum us_block_state us_block_state(const struct us_arena *a, uint32_t page,
-                                   uint32_t *order);
+US_INLINE enum us_block_state us_block_state(const struct us_arena *a, uint32_t page,
+                                             uint32_t *order)
+{
+    const struct us_page *p = us_page_at(a, page);
+    struct us_page_word word = us_page_word_read(p == NULL ? 0 : us_load_acquire64(&p->word));
+
+    *order = word.order;
+    return word.state;
+}
+
 /* First page of the block around `page`, 0 if there is none that makes sense. */
 uint32_t us_block_head(const struct us_arena *a, uint32_t page);
 

@@ -18,16 +18,6 @@ static uint64_t *map_word(const struct us_arena *a, uint64_t page)
     return (uint64_t *)us_at(a, a->at.commit_map) + page / 64;
 }
 
-static bool page_committed(const struct us_arena *a, uint64_t page)
-{
-    return us_load_acquire64(map_word(a, page)) >> (page % 64) & 1;
-}
-
-bool us_committed(const struct us_arena *a, uint64_t offset)
-{
-    return page_committed(a, offset >> US_PAGE_SHIFT);
-}
-
 /* Sets or clears the bits of pages [start, end). */
 static void mark(const struct us_arena *a, uint64_t start, uint64_t end, bool committed)
 {
@@ -99,8 +89,12 @@ us_err us_commit(struct us_arena *a, uint64_t offset, uint64_t bytes)
 
     while ((page = next_page(a, page, end, false)) < end) {
         uint64_t stop = next_page(a, page, end, true);
+        us_err err = us_limit_ask(a, (stop - page) << US_PAGE_SHIFT);
         int failed;
 
+        if (err != US_OK) {
+            return err;
+        }
         do {
             failed = fallocate(a->fd, 0, (off_t)(page << US_PAGE_SHIFT),
                                (off_t)((stop - page) << US_PAGE_SHIFT));
@@ -150,18 +144,4 @@ void us_uncommit(struct us_arena *a, uint64_t offset, uint64_t bytes)
                   (off_t)((end - page) << US_PAGE_SHIFT)) != 0) {
         mark(a, page, end, true); /* still there, and still ours to use */
     }
-}
-
-struct us_page *us_page_at(const struct us_arena *a, uint64_t page)
-{
-    struct us_page *descriptor;
-
-    if (!us_page_valid(a, page)) {
-        return NULL;
-    }
-    descriptor = a->pages + page;
-    if (!us_committed(a, (uint64_t)((char *)descriptor - a->base))) {
-        return NULL;
-    }
-    return descriptor;
 }

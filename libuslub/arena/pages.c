@@ -18,7 +18,6 @@
 #include <string.h>
 
 #include "arena/arena.h"
-#include "arena/page_word.h"
 
 static struct us_node_pages *node_at(const struct us_arena *a, uint32_t node)
 {
@@ -351,18 +350,6 @@ us_err us_pages_init(struct us_arena *a)
         }
     }
     return US_OK;
-}
-
-enum us_block_state us_block_state(const struct us_arena *a, uint32_t page, uint32_t *order)
-{
-    const struct us_page *p = us_page_at(a, page);
-    struct us_page_word word = {0};
-
-    if (p != NULL) {
-        word = us_page_word_read(us_load_acquire64(&p->word));
-    }
-    *order = word.order;
-    return word.state;
 }
 
 uint32_t us_block_head(const struct us_arena *a, uint32_t page)

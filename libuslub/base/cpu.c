@@ -39,11 +39,11 @@ __attribute__((constructor)) static void find_rseq(void)
     }
 }
 
-unsigned us_cpu_ask(void)
+uint32_t us_cpu_ask(void)
 {
     int cpu = sched_getcpu();
 
-    return cpu < 0 ? 0 : (unsigned)cpu;
+    return cpu < 0 ? 0 : (uint32_t)cpu;
 }
 
 /* "node12" -> 12, anything else -> -1. */

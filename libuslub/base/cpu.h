@@ -21,19 +21,23 @@ extern const unsigned int __rseq_size __attribute__((weak));
 
 /* Where cpu_id is, counted from the thread pointer; 0: there is no rseq area. */
 extern __attribute__((visibility("hidden"))) ptrdiff_t us_rseq_cpu_id;
-unsigned us_cpu_ask(void);
+uint32_t us_cpu_ask(void);
 
-static inline unsigned us_cpu_now(void)
+/* UINT32_MAX: only us_cpu_ask() knows. */
+static inline uint32_t us_cpu_quick(void)
 {
-    if (__builtin_expect(us_rseq_cpu_id != 0, 1)) {
-        const char *thread = __builtin_thread_pointer();
-        int32_t cpu = *(const volatile int32_t *)(const void *)(thread + us_rseq_cpu_id);
+    const char *thread = __builtin_thread_pointer();
 
-        if (__builtin_expect(cpu >= 0, 1)) {
-            return (unsigned)cpu;
-        }
-    }
-    return us_cpu_ask();
+    return us_rseq_cpu_id == 0
+               ? UINT32_MAX
+               : *(const volatile uint32_t *)(const void *)(thread + us_rseq_cpu_id);
+}
+
+static inline uint32_t us_cpu_now(void)
+{
+    uint32_t cpu = us_cpu_quick(); /* negative while the kernel does not say */
+
+    return __builtin_expect((int32_t)cpu >= 0, 1) ? cpu : us_cpu_ask();
 }
 
 /* A counter that runs on by itself; for chance, not for time. */

@@ -316,7 +316,7 @@ static US_COLD void *alloc_miss(us_cache *s)
 
 void *us_alloc(us_cache *s)
 {
-    uint32_t cpu = us_cpu_now();
+    uint32_t cpu = us_cpu_quick();
     uint64_t object;
 
     if (US_UNLIKELY(us_tls.id != s->self->id || cpu >= s->cpu_count)) {

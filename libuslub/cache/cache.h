@@ -133,7 +133,7 @@ us_err us_shrink_node(struct us_cache *s, struct us_thread *t, uint32_t node, bo
 
 /* Checked and named: what `object` is, if it is this process's and of cache `s`. */
 us_err us_find_object(struct us_cache *s, uint64_t object, uint32_t *page);
-/* Linux: __slab_free(): objects head..tail of one slab, already untagged and linked. */
+/* Linux: __slab_free(): objects head..tail of one slab, known to be one of `s`, untagged. */
 us_err us_slab_free(struct us_cache *s, struct us_thread *t, uint32_t cpu, uint32_t page,
                     uint64_t head, uint64_t tail, uint32_t count);
 uint64_t us_alloc_one(struct us_request *r);

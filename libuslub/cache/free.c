@@ -118,9 +118,6 @@ us_err us_slab_free(struct us_cache *s, struct us_thread *t, uint32_t cpu, uint3
     us_err err = US_OK;
 
     us_stat_add(c, US_STAT_FREE_SLOWPATH, 1);
-    if (us_slab_at(s, page) == NULL) {
-        return US_ECORRUPT;
-    }
     for (;;) {
         struct us_pair old = us_slab_load(p);
         struct us_slab_word was = us_slab_read(old), word = was;
@@ -206,7 +203,9 @@ static US_COLD us_err push_again(struct us_cache *s, struct us_thread *t, uint32
             t->cache = s->id;
             t->cpu = cpu;
             t->slab[0] = us_active_read(active).page;
-            err = us_slab_free(s, t, cpu, t->slab[0], object, object, 1);
+            err = us_slab_at(s, t->slab[0]) == NULL
+                      ? US_ECORRUPT
+                      : us_slab_free(s, t, cpu, t->slab[0], object, object, 1);
             us_intent_end(t);
             return err;
         }
@@ -267,7 +266,7 @@ static US_COLD us_err free_first(us_cache *s, void *object)
 
 us_err us_free(us_cache *s, void *object)
 {
-    uint32_t cpu = us_cpu_now();
+    uint32_t cpu = us_cpu_quick();
 
     if (US_UNLIKELY(us_tls.id != s->self->id || cpu >= s->cpu_count)) {
         return free_first(s, object);

@@ -52,8 +52,8 @@ static us_err fill_handle(struct us_arena *a, uint32_t id, struct us_cache *s)
     while (plane < US_TAG_PLANES - 1 && s->size >= US_TAG_GRANULE(plane + 1)) {
         plane++;
     }
-    s->tags = us_at(a, a->at.tags[plane]);
     s->tag_shift = plane + 3;
+    s->tags = (uint16_t *)us_at(a, a->at.tags[plane]) - (a->data_start >> s->tag_shift);
     if (shared->image != 0) {
         s->image = us_at(a, shared->image);
     }

@@ -19,7 +19,7 @@ struct us_cache {
     char *cpus; /* kmem_cache_cpu of CPU 0 */
     uint32_t cpu_count;
     uint32_t tag_shift;
-    uint16_t *tags;            /* of data_start in this cache's plane */
+    uint16_t *tags;            /* this cache's plane, as if it began at offset 0 */
     uint64_t data_start, span; /* an object starts at most `span` after data_start */
     uint64_t offset;           /* of the link in a free object */
     uint64_t random;           /* secret of hardened links; 0: plain links */
@@ -63,7 +63,7 @@ US_INLINE uint64_t us_object_offset(const struct us_cache *s, uint32_t page, uin
 /* The truth about one object: 0 free, else its owner. */
 US_INLINE uint16_t *us_tag(const struct us_cache *s, uint64_t object)
 {
-    return s->tags + ((object - s->data_start) >> s->tag_shift);
+    return s->tags + (object >> s->tag_shift);
 }
 
 /* ---- links between free objects ---- */
