@@ -28,7 +28,7 @@ C_TSAN := -Db_sanitize=thread -Db_lundef=false
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench docs build build-debug lint format types tidy \
+.PHONY: help demo test check ctest-aarch64 bench docs build build-debug lint format types tidy \
         ctest ctest-asan ctest-tsan clean
 
 help: ## this list
@@ -40,7 +40,7 @@ demo: $(STAMPS)/deps-demo $(INSTALLED) ## real pictures through one shared heap,
 test: $(STAMPS)/deps-test $(INSTALLED) tidy ctest ## the gate: tidy, C tests with debug checks, pytest; two minutes
 	$(PY) -m pytest -q -m "not check"
 
-check: test ctest-asan ctest-tsan build-debug lint types ## all of it: test, sanitizers, debug build, long runs, lint, types
+check: test ctest-asan ctest-tsan ctest-aarch64 build-debug lint types ## all of it: test, sanitizers, debug build, long runs, lint, types
 	PYTHONPATH=build/debug-site $(PY) -m pytest -q -m "not check"
 	USLUB_PROFILE=long $(PY) -m pytest -q -m check --timeout 900
 
@@ -81,6 +81,9 @@ ctest-asan: $(VENV_READY) ## the C tests under AddressSanitizer and UBSan
 ctest-tsan: $(VENV_READY) ## the C tests under ThreadSanitizer
 	TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1 \
 	$(BOOTSTRAP) ctest tsan -Ddebug_checks=true $(C_WARN) $(C_TSAN)
+
+ctest-aarch64: ## the C tests for aarch64, under an emulator
+	dev/aarch64.sh
 
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

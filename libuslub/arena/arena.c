@@ -85,6 +85,7 @@ static void after_fork_in_child(void)
     for (struct us_arena *a = registry; a != NULL; a = a->next) {
         int fd;
 
+        memset(a->self, 0, sizeof(*a->self)); /* the kernel has, an emulator may not */
         (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", a->fd);
         fd = open(path, O_RDWR | O_CLOEXEC);
         if (fd < 0 || dup3(fd, a->fd, O_CLOEXEC) < 0) {
