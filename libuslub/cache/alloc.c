@@ -267,11 +267,19 @@ out:
 uint64_t us_alloc_one(struct us_request *r)
 {
     uint64_t object;
+    us_err err;
 
     do {
         object = pop(r->s, r->t, r->c, r->node);
     } while (object == POP_RACED);
-    return object != POP_MISS || alloc_slow(r, &object) == US_OK ? object : 0;
+    if (object != POP_MISS) {
+        return object;
+    }
+    err = alloc_slow(r, &object);
+    if (err == US_ENOMEM && us_reclaim(r->s->arena, r->t) == US_OK) {
+        err = alloc_slow(r, &object); /* divergence D17 */
+    }
+    return err == US_OK ? object : 0;
 }
 
 us_err us_request_init(struct us_cache *s, uint32_t gfp, int cpu, int node,

@@ -407,6 +407,17 @@ static void unlink_cache(struct us_arena *a, struct us_kmem_cache *shared)
     us_store_relaxed32(&h->cache_count, h->cache_count - 1);
 }
 
+/* Flushes all CPUs and gives every empty slab back. */
+static us_err release_empty(struct us_cache *s, struct us_thread *t)
+{
+    us_err err = us_flush_all(s, t);
+
+    for (uint32_t node = 0; err == US_OK && node < s->arena->nodes; node++) {
+        err = us_shrink_node(s, t, node, false);
+    }
+    return err;
+}
+
 /* The last name goes: no slab may hold an object. */
 static us_err shut_down(struct us_arena *a, struct us_thread *t, const char *name,
                         struct us_cache *s)
@@ -414,10 +425,7 @@ static us_err shut_down(struct us_arena *a, struct us_thread *t, const char *nam
     us_err err;
 
     us_store_release32(&s->shared->state, US_CACHE_DYING);
-    err = us_flush_all(s, t);
-    for (uint32_t node = 0; err == US_OK && node < a->nodes; node++) {
-        err = us_shrink_node(s, t, node, false);
-    }
+    err = release_empty(s, t);
     us_intent_begin(t, US_OP_CACHE, 0);
     if (err == US_OK && count_slabs(s) != 0) {
         err = us_fail(US_EBUSY,
@@ -476,6 +484,28 @@ us_err us_cache_destroy(us_arena *a, const char *name)
     }
     err = destroy_locked(a, t, name);
     us_unlock_caches(a, t);
+    return err;
+}
+
+us_err us_reclaim(struct us_arena *a, struct us_thread *t)
+{
+    uint32_t steps = a->config.caches_max;
+    uint64_t bytes;
+    us_err err = us_lock_caches(a, &t);
+
+    if (err != US_OK) {
+        return err;
+    }
+    for (uint32_t id = a->header->cache_head; err == US_OK && id != 0;) {
+        struct us_cache *s = steps-- == 0 ? NULL : us_cache_handle(a, id);
+
+        err = s == NULL ? us_damaged(a, "the list of caches") : release_empty(s, t);
+        id = s == NULL ? 0 : s->shared->next;
+    }
+    us_unlock_caches(a, t);
+    if (err == US_OK && us_load_relaxed64(&a->header->kept_pages) != 0) {
+        err = us_arena_trim(a, &bytes);
+    }
     return err;
 }
 

@@ -150,6 +150,12 @@ struct us_name *us_name_at(const struct us_arena *a, uint32_t entry);
 /* The size cache of one kmalloc family and class; made at its first use. */
 struct us_cache *us_kmalloc_cache(struct us_arena *a, uint32_t family, uint32_t index);
 
+/*
+ * Before anybody is told that memory is out: flushes every CPU of every cache, discards empty
+ * slabs, gives free pages back. The caller holds no lock.
+ */
+us_err us_reclaim(struct us_arena *a, struct us_thread *t);
+
 /* us_cache_create() for names that only the engine may give. */
 us_err us_cache_create_any(us_arena *a, const char *name, const struct us_cache_config *config,
                            us_cache **ret);

@@ -73,7 +73,9 @@ static void *large_alloc(struct us_arena *a, uint64_t n, uint32_t gfp, int cpu, 
         return NULL;
     }
     us_intent_begin(t, US_OP_PAGES, 0);
-    if (us_pages_alloc(a, t, gfp, cpu, node, us_get_order(n), n, &run) != US_OK) {
+    if (us_pages_alloc(a, t, gfp, cpu, node, us_get_order(n), n, &run) != US_OK &&
+        (us_reclaim(a, t) != US_OK ||
+         us_pages_alloc(a, t, gfp, cpu, node, us_get_order(n), n, &run) != US_OK)) {
         us_intent_end(t);
         return NULL;
     }

@@ -185,7 +185,10 @@ struct us_cache_config {
 US_API us_err us_cache_create(us_arena *arena, const char *name,
                               const struct us_cache_config *config, us_cache **ret);
 US_API us_err us_cache_find(us_arena *arena, const char *name, us_cache **ret);
-/* Fails with US_EBUSY, changing nothing, while objects are in use. An alias only goes away. */
+/*
+ * Fails with US_EBUSY while objects are in use; the cache lives on (flushed). An alias only
+ * goes away.
+ */
 US_API us_err us_cache_destroy(us_arena *arena, const char *name);
 
 struct us_geometry {
