@@ -1,33 +1,23 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * arena.c - create, attach, detach.
+ * arena.c - attach, detach, and this process's registry of attachments.
  *
- * A file is complete before anybody can find it: a named arena is built in a file without a
- * name and linked into /dev/shm last. Attaching believes nothing: the header is read into
- * private memory, checked, and everything that can be computed from it is computed again.
- * One attachment per process and file: attaching again only counts.
+ * Attaching believes nothing: the header is read into private memory, checked, and
+ * everything that can be computed from it is computed again. One attachment per process
+ * and file: attaching again only counts.
  */
-#include "arena/arena.h"
+#include "arena/handle.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/memfd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/random.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
-#include "base/cpu.h"
-
-#define DIRECTORY "/dev/shm"
-#define PREFIX DIRECTORY "/uslub."
-#define ARENA_NAME_MAX 200
-#define KEEP_DEFAULT_MAX (64ULL << 20)
+#define PREFIX US_ARENA_DIRECTORY "/uslub."
 
 static pthread_mutex_t registry_mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
@@ -100,22 +90,27 @@ static void after_fork_in_child(void)
     us_registry_unlock();
 }
 
-static void install_fork_handlers(void)
+static void install_handlers(void)
 {
     (void)pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
 }
 
+void us_arena_install_fork_handlers(void)
+{
+    (void)pthread_once(&fork_once, install_handlers);
+}
+
 /* ---- names ---- */
 
-static us_err arena_path(const char *name, char *path, size_t size)
+us_err us_arena_path(const char *name, char *path, size_t size)
 {
-    size_t length = name == NULL ? 0 : strnlen(name, ARENA_NAME_MAX + 1);
+    size_t length = name == NULL ? 0 : strnlen(name, US_ARENA_NAME_MAX + 1);
 
-    if (length == 0 || length > ARENA_NAME_MAX) {
+    if (length == 0 || length > US_ARENA_NAME_MAX) {
         return us_fail(US_EBADNAME, "arena name of %s%zu bytes: 1 to %d are allowed",
-                       length > ARENA_NAME_MAX ? "more than " : "",
-                       length > ARENA_NAME_MAX ? (size_t)ARENA_NAME_MAX : length,
-                       ARENA_NAME_MAX);
+                       length > US_ARENA_NAME_MAX ? "more than " : "",
+                       length > US_ARENA_NAME_MAX ? (size_t)US_ARENA_NAME_MAX : length,
+                       US_ARENA_NAME_MAX);
     }
     for (size_t i = 0; i < length; i++) {
         if (name[i] == '/' || (unsigned char)name[i] < 0x20 || name[i] == 0x7f) {
@@ -129,7 +124,7 @@ static us_err arena_path(const char *name, char *path, size_t size)
     return US_OK;
 }
 
-static const char *shown(const char *name)
+const char *us_arena_shown(const char *name)
 {
     return name == NULL ? "(anonymous)" : name;
 }
@@ -166,7 +161,7 @@ static void open_view(struct us_arena *a)
     }
 }
 
-static us_err map_file(struct us_arena *a)
+us_err us_arena_map(struct us_arena *a)
 {
     void *base = mmap(NULL, a->at.end, PROT_READ | PROT_WRITE, MAP_SHARED, a->fd, 0);
     void *self;
@@ -175,7 +170,8 @@ static us_err map_file(struct us_arena *a)
         return us_fail_errno(US_ENOMEM, "arena '%s': cannot map %llu bytes", a->name,
                              (unsigned long long)a->at.end);
     }
-    self = mmap(NULL, US_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    self = mmap(NULL, US_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+                -1, 0);
     a->handles = calloc((size_t)a->config.caches_max + 1, sizeof(struct us_cache *));
     if (self == MAP_FAILED || madvise(self, US_PAGE_SIZE, MADV_WIPEONFORK) != 0 ||
         a->handles == NULL) {
@@ -195,12 +191,13 @@ static us_err map_file(struct us_arena *a)
     return US_OK;
 }
 
-static struct us_arena *new_handle(const char *name, int fd)
+struct us_arena *us_arena_handle_new(const char *name, int fd)
 {
     struct us_arena *a = calloc(1, sizeof(*a));
 
     if (a == NULL) {
-        us_fail(US_ENOMEM, "arena '%s': no memory for its handle", shown(name));
+        us_fail(US_ENOMEM, "arena '%s': no memory for its handle",
+                us_arena_shown(name));
         return NULL;
     }
     (void)snprintf(a->name, sizeof(a->name), "%s", name == NULL ? "" : name);
@@ -210,8 +207,8 @@ static struct us_arena *new_handle(const char *name, int fd)
     return a;
 }
 
-/* Undoes new_handle() and map_file(). Does not close the descriptor. */
-static void drop_handle(struct us_arena *a)
+/* Undoes us_arena_handle_new() and us_arena_map(). Does not close the descriptor. */
+void us_arena_handle_drop(struct us_arena *a)
 {
     if (a->base != NULL) {
         (void)munmap(a->base, a->at.end);
@@ -229,7 +226,7 @@ static void drop_handle(struct us_arena *a)
     free(a);
 }
 
-static void enter_registry(struct us_arena *a)
+void us_arena_enter_registry(struct us_arena *a)
 {
     struct stat st;
 
@@ -252,225 +249,20 @@ static struct us_arena *already_attached(const struct stat *st)
     return NULL;
 }
 
-/* ---- create ---- */
-
-static us_err make_config(const struct us_arena_config *wish, bool anonymous,
-                          struct us_config *ret)
-{
-    struct timespec now;
-    bool real_nodes = wish->nodes == 0;
-
-    memset(ret, 0, sizeof(*ret));
-    ret->cpus = wish->cpus ? wish->cpus : us_cpu_count();
-    ret->nodes = wish->nodes ? wish->nodes : us_node_count();
-    if (wish->cpus == 0 && ret->cpus > US_CPUS_MAX) {
-        ret->cpus = US_CPUS_MAX;
-    }
-    if (real_nodes && ret->nodes > US_NODES_MAX) {
-        ret->nodes = US_NODES_MAX;
-    }
-    if (ret->cpus > US_CPUS_MAX || ret->nodes > US_NODES_MAX) {
-        return us_fail(US_EBADARG, "%u CPUs and %u nodes: at most %d and %d are possible",
-                       ret->cpus, ret->nodes, US_CPUS_MAX, US_NODES_MAX);
-    }
-    if (wish->size == 0 || wish->size > (1ULL << US_OFFSET_BITS)) {
-        return us_fail(US_EBADSIZE, "arena of %llu bytes: from 1 byte to 8 TiB are possible",
-                       (unsigned long long)wish->size);
-    }
-    ret->node_pages =
-        (wish->size + (uint64_t)ret->nodes * US_PAGE_SIZE - 1) / US_PAGE_SIZE / ret->nodes;
-    if (wish->reserve > ret->node_pages << US_PAGE_SHIFT) {
-        return us_fail(US_EBADSIZE,
-                       "a reserve of %llu bytes per node does not fit nodes of %llu bytes",
-                       (unsigned long long)wish->reserve,
-                       (unsigned long long)(ret->node_pages << US_PAGE_SHIFT));
-    }
-    ret->reserve_pages = (wish->reserve + US_PAGE_SIZE - 1) >> US_PAGE_SHIFT;
-    ret->keep_pages = wish->keep >> US_PAGE_SHIFT;
-    if (wish->keep == UINT64_MAX) {
-        uint64_t keep = wish->size / 8;
-
-        ret->keep_pages = (keep < KEEP_DEFAULT_MAX ? keep : KEEP_DEFAULT_MAX) >> US_PAGE_SHIFT;
-    }
-    ret->order_cpus = wish->order_cpus ? wish->order_cpus : ret->cpus;
-    ret->caches_max = 64;
-    while (ret->caches_max < (1u << 20) &&
-           ret->caches_max < ret->node_pages * ret->nodes / 16) {
-        ret->caches_max *= 2;
-    }
-    ret->anonymous = anonymous;
-    for (uint32_t cpu = 0; cpu < ret->cpus; cpu++) {
-        unsigned node = real_nodes ? us_node_of_cpu(cpu) : cpu * ret->nodes / ret->cpus;
-
-        ret->cpu_node[cpu] = (uint8_t)(node < ret->nodes ? node : 0);
-    }
-    for (uint32_t i = 0; i < ret->nodes; i++) {
-        for (uint32_t j = 0; j < ret->nodes; j++) {
-            unsigned far = real_nodes ? us_node_distance(i, j) : i == j ? 10 : 20;
-
-            ret->distance[i][j] = (uint8_t)(far < 255 ? far : 255);
-        }
-    }
-    (void)clock_gettime(CLOCK_REALTIME, &now);
-    ret->created_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-    if (getrandom(ret->id, sizeof(ret->id), 0) != (ssize_t)sizeof(ret->id)) {
-        return us_fail_errno(US_ESYSTEM, "no random bytes for the arena's id");
-    }
-    return US_OK;
-}
-
-static int open_anonymous(void)
-{
-    unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
-    int fd = memfd_create("uslub", flags | 8u /* MFD_NOEXEC_SEAL, Linux 6.3 */);
-
-    return fd >= 0 ? fd : memfd_create("uslub", flags);
-}
-
-/* Real nodes: the pages of node n come from memory of node n. Best effort by nature. */
-static void bind_nodes(const struct us_arena *a)
-{
-#ifdef SYS_mbind
-    for (uint32_t node = 0; node < a->nodes && us_node_count() == a->nodes; node++) {
-        unsigned long mask = 1ul << node;
-        uint64_t bytes = a->config.node_pages << US_PAGE_SHIFT;
-
-        (void)syscall(SYS_mbind, a->base + a->data_start + node * bytes, bytes,
-                      1 /* MPOL_PREFERRED */, &mask, sizeof(mask) * 8, 0);
-    }
-#endif
-}
-
-static us_err fill_file(struct us_arena *a)
-{
-    us_err err;
-
-    if (ftruncate(a->fd, (off_t)a->at.end) != 0) {
-        return us_fail_errno(US_EBADSIZE, "arena '%s': a file of %llu bytes", a->name,
-                             (unsigned long long)a->at.end);
-    }
-    if (fallocate(a->fd, 0, 0, (off_t)a->at.prefix_end) != 0) {
-        return us_fail_errno(US_ENOMEM, "arena '%s': no room for %llu bytes of metadata",
-                             a->name, (unsigned long long)a->at.prefix_end);
-    }
-    err = map_file(a);
-    if (err == US_OK) {
-        err = us_commit(a, 0, a->at.prefix_end);
-    }
-    if (err == US_OK) {
-        err = us_pages_init(a);
-    }
-    if (err != US_OK) {
-        return err;
-    }
-    if (a->nodes > 1) {
-        bind_nodes(a);
-    }
-    a->header->version = US_LAYOUT_VERSION;
-    a->header->page_size = US_PAGE_SIZE;
-    a->header->config = a->config;
-    a->header->magic = US_MAGIC;
-    a->header->checksum = us_header_checksum(a->header);
-    if (a->config.anonymous) {
-        (void)fcntl(a->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
-    }
-    return US_OK;
-}
-
-static us_err publish_name(const struct us_arena *a, const char *path)
-{
-    char own[64];
-
-    (void)snprintf(own, sizeof(own), "/proc/self/fd/%d", a->fd);
-    if (linkat(AT_FDCWD, own, AT_FDCWD, path, AT_SYMLINK_FOLLOW) == 0) {
-        return US_OK;
-    }
-    if (errno == EEXIST) {
-        return us_fail(US_EEXISTS,
-                       "arena '%s' exists already (%s): attach to it, unlink it, or take "
-                       "another name",
-                       a->name, path);
-    }
-    return us_fail_errno(US_ESYSTEM, "arena '%s': cannot be given the name %s", a->name, path);
-}
-
-static us_err create_locked(const char *name, const char *path,
-                            const struct us_config *config, us_arena **ret)
-{
-    int fd = name == NULL ? open_anonymous()
-                          : open(DIRECTORY, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-    struct us_arena *a;
-    us_err err;
-
-    if (fd < 0) {
-        return us_fail_errno(US_ESYSTEM, "arena '%s': cannot open a file in %s", shown(name),
-                             name == NULL ? "memory" : DIRECTORY);
-    }
-    a = new_handle(name, fd);
-    if (a == NULL) {
-        (void)close(fd);
-        return US_ENOMEM;
-    }
-    a->config = *config;
-    if (!us_layout_compute(config, &a->at)) {
-        err = us_fail(US_EBADSIZE, "arena '%s': too large for this layout (8 TiB)", a->name);
-    } else {
-        err = fill_file(a);
-    }
-    if (err == US_OK) {
-        err = us_process_register(a);
-    }
-    if (err == US_OK && name != NULL) {
-        err = publish_name(a, path);
-    }
-    if (err != US_OK) {
-        drop_handle(a);
-        (void)close(fd);
-        return err;
-    }
-    enter_registry(a);
-    *ret = a;
-    return US_OK;
-}
-
-us_err us_arena_create(const char *name, const struct us_arena_config *wish, us_arena **ret)
-{
-    char path[256] = "";
-    struct us_config config;
-    struct stat st;
-    us_err err = name == NULL ? US_OK : arena_path(name, path, sizeof(path));
-
-    if (err == US_OK) {
-        err = make_config(wish, name == NULL, &config);
-    }
-    if (err != US_OK) {
-        return err;
-    }
-    if (name != NULL && lstat(path, &st) == 0) {
-        return us_fail(US_EEXISTS,
-                       "arena '%s' exists already (%s): attach to it, unlink it, or take "
-                       "another name",
-                       name, path);
-    }
-    (void)pthread_once(&fork_once, install_fork_handlers);
-    us_registry_lock();
-    err = create_locked(name, path, &config, ret);
-    us_registry_unlock();
-    return err;
-}
-
 /* ---- attach ---- */
 
 static us_err check_file(const char *name, const struct stat *st)
 {
     if (!S_ISREG(st->st_mode)) {
-        return us_fail(US_ECORRUPT, "arena '%s': not a regular file", shown(name));
+        return us_fail(US_ECORRUPT, "arena '%s': not a regular file",
+                       us_arena_shown(name));
     }
     if (name != NULL && (st->st_uid != geteuid() || (st->st_mode & 077) != 0)) {
-        return us_fail(US_ESYSTEM,
-                       "arena '%s': belongs to user %u with mode %03o; expected user %u and "
-                       "mode 600: only one's own arenas can be trusted",
-                       name, st->st_uid, st->st_mode & 0777, geteuid());
+        return us_fail(
+            US_ESYSTEM,
+            "arena '%s': belongs to user %u with mode %03o; expected user %u and "
+            "mode 600: only one's own arenas can be trusted",
+            name, st->st_uid, st->st_mode & 0777, geteuid());
     }
     return US_OK;
 }
@@ -481,39 +273,44 @@ static us_err read_header(struct us_arena *a, const struct stat *st)
     ssize_t got = pread(a->fd, &header, sizeof(header), 0);
 
     if (got != (ssize_t)sizeof(header) || header.magic != US_MAGIC) {
-        return us_fail(US_ECORRUPT, "'%s' is no uslub arena: its first bytes are not the mark "
-                       "of one", shown(a->name));
+        return us_fail(US_ECORRUPT,
+                       "'%s' is no uslub arena: its first bytes are not the mark "
+                       "of one",
+                       us_arena_shown(a->name));
     }
     if (header.version != US_LAYOUT_VERSION || header.page_size != US_PAGE_SIZE) {
-        return us_fail(US_ELAYOUT,
-                       "arena '%s' has layout %u with pages of %u bytes, this build expects "
-                       "layout %u with %u: attach with the version that made it, or recreate "
-                       "the arena",
-                       a->name, header.version, header.page_size, US_LAYOUT_VERSION,
-                       US_PAGE_SIZE);
+        return us_fail(
+            US_ELAYOUT,
+            "arena '%s' has layout %u with pages of %u bytes, this build expects "
+            "layout %u with %u: attach with the version that made it, or recreate "
+            "the arena",
+            a->name, header.version, header.page_size, US_LAYOUT_VERSION, US_PAGE_SIZE);
     }
     if (header.checksum != us_header_checksum(&header) ||
         !us_layout_compute(&header.config, &a->at)) {
-        return us_fail(US_ECORRUPT,
-                       "arena '%s': its header does not match its checksum; the file is "
-                       "damaged: recreate the arena",
-                       a->name);
+        return us_fail(
+            US_ECORRUPT,
+            "arena '%s': its header does not match its checksum; the file is "
+            "damaged: recreate the arena",
+            a->name);
     }
     if ((uint64_t)st->st_size != a->at.end) {
-        return us_fail(US_ECORRUPT,
-                       "arena '%s' has %llu bytes, its header says %llu: it was truncated or "
-                       "extended; recreate the arena",
-                       a->name, (unsigned long long)st->st_size,
-                       (unsigned long long)a->at.end);
+        return us_fail(
+            US_ECORRUPT,
+            "arena '%s' has %llu bytes, its header says %llu: it was truncated or "
+            "extended; recreate the arena",
+            a->name, (unsigned long long)st->st_size, (unsigned long long)a->at.end);
     }
     if (header.poisoned) {
-        return us_fail(US_ECORRUPT, "arena '%s' is marked as corrupt: recreate it", a->name);
+        return us_fail(US_ECORRUPT, "arena '%s' is marked as corrupt: recreate it",
+                       a->name);
     }
     a->config = header.config;
     return US_OK;
 }
 
-static us_err attach_locked(const char *name, int fd, const struct stat *st, us_arena **ret)
+static us_err attach_locked(const char *name, int fd, const struct stat *st,
+                            us_arena **ret)
 {
     struct us_arena *a = already_attached(st);
     us_err err;
@@ -523,24 +320,24 @@ static us_err attach_locked(const char *name, int fd, const struct stat *st, us_
         (void)close(fd);
         return US_OK;
     }
-    a = new_handle(name, fd);
+    a = us_arena_handle_new(name, fd);
     if (a == NULL) {
         (void)close(fd);
         return US_ENOMEM;
     }
     err = read_header(a, st);
     if (err == US_OK) {
-        err = map_file(a);
+        err = us_arena_map(a);
     }
     if (err == US_OK) {
         err = us_process_register(a);
     }
     if (err != US_OK) {
-        drop_handle(a);
+        us_arena_handle_drop(a);
         (void)close(fd);
         return err;
     }
-    enter_registry(a);
+    us_arena_enter_registry(a);
     *ret = a;
     return US_OK;
 }
@@ -551,7 +348,8 @@ static us_err attach_file(const char *name, int fd, us_arena **ret)
     us_err err;
 
     if (fstat(fd, &st) != 0) {
-        err = us_fail_errno(US_ESYSTEM, "arena '%s': cannot be examined", shown(name));
+        err = us_fail_errno(US_ESYSTEM, "arena '%s': cannot be examined",
+                            us_arena_shown(name));
     } else {
         err = check_file(name, &st);
     }
@@ -559,7 +357,7 @@ static us_err attach_file(const char *name, int fd, us_arena **ret)
         (void)close(fd);
         return err;
     }
-    (void)pthread_once(&fork_once, install_fork_handlers);
+    us_arena_install_fork_handlers();
     us_registry_lock();
     err = attach_locked(name, fd, &st, ret);
     us_registry_unlock();
@@ -569,7 +367,7 @@ static us_err attach_file(const char *name, int fd, us_arena **ret)
 us_err us_arena_attach(const char *name, us_arena **ret)
 {
     char path[256];
-    us_err err = arena_path(name, path, sizeof(path));
+    us_err err = us_arena_path(name, path, sizeof(path));
     int fd;
 
     if (err != US_OK) {
@@ -577,11 +375,14 @@ us_err us_arena_attach(const char *name, us_arena **ret)
     }
     fd = open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0 && errno == ENOENT) {
-        return us_fail(US_ENOTFOUND, "no arena '%s' (%s does not exist): create it first, or "
-                       "see `uslub ls`", name, path);
+        return us_fail(US_ENOTFOUND,
+                       "no arena '%s' (%s does not exist): create it first, or "
+                       "see `uslub ls`",
+                       name, path);
     }
     if (fd < 0) {
-        return us_fail_errno(errno == ELOOP || errno == EISDIR ? US_ECORRUPT : US_ESYSTEM,
+        return us_fail_errno(errno == ELOOP || errno == EISDIR ? US_ECORRUPT
+                                                               : US_ESYSTEM,
                              "arena '%s': cannot open %s", name, path);
     }
     return attach_file(name, fd, ret);
@@ -596,8 +397,10 @@ us_err us_arena_attach_fd(int fd, us_arena **ret)
     (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
     own = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
     if (own < 0) {
-        return us_fail_errno(US_ESYSTEM, "file descriptor %d: cannot be opened for reading "
-                             "and writing", fd);
+        return us_fail_errno(US_ESYSTEM,
+                             "file descriptor %d: cannot be opened for reading "
+                             "and writing",
+                             fd);
     }
     return attach_file(NULL, own, ret);
 }
@@ -618,7 +421,7 @@ void us_arena_detach(us_arena *arena)
         if (arena->fd >= 0) {
             (void)close(arena->fd);
         }
-        drop_handle(arena);
+        us_arena_handle_drop(arena);
     }
     us_registry_unlock();
 }
@@ -626,7 +429,7 @@ void us_arena_detach(us_arena *arena)
 us_err us_arena_unlink(const char *name)
 {
     char path[256];
-    us_err err = arena_path(name, path, sizeof(path));
+    us_err err = us_arena_path(name, path, sizeof(path));
 
     if (err != US_OK) {
         return err;
@@ -635,7 +438,8 @@ us_err us_arena_unlink(const char *name)
         return US_OK;
     }
     if (errno == ENOENT) {
-        return us_fail(US_ENOTFOUND, "no arena '%s' to unlink (%s does not exist)", name, path);
+        return us_fail(US_ENOTFOUND, "no arena '%s' to unlink (%s does not exist)",
+                       name, path);
     }
     return us_fail_errno(US_ESYSTEM, "arena '%s': cannot unlink %s", name, path);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * arena.h - this process's view of one arena: the mapping, and private copies of whatever
- * must not change under us.
+ * arena.h - this process's view of one arena: the mapping, and private copies of
+ * whatever must not change under us.
  *
  * Does: create, attach, commit, hand out runs of pages, register processes and threads.
  * Does not: know slabs or caches beyond their size in the layout.
@@ -19,9 +19,10 @@
 struct us_cache;
 
 #define US_KMALLOC_FAMILIES 4
-#define US_KMALLOC_CLASSES 14
+#define US_KMALLOC_CLASSES  14
 
-/* On a page that the kernel wipes in a forked child: a child is nobody until it registers. */
+/* On a page that the kernel wipes in a forked child: a child is nobody until it
+ * registers. */
 struct us_self {
     uint64_t id;    /* this attachment; never reused in a process; 0: not registered */
     uint16_t owner; /* tag of this process: slot + 1 */
@@ -47,9 +48,10 @@ struct us_arena {
     char name[256];
     struct us_arena *next; /* registry of this process */
     pthread_mutex_t handles_lock;
-    struct us_cache **handles; /* by cache id */
+    struct us_cache **handles;              /* by cache id */
     void (*drop_handle)(struct us_cache *); /* frees one and its elders */
-    struct us_cache *kmalloc[US_KMALLOC_FAMILIES][US_KMALLOC_CLASSES]; /* as found; atomic */
+    struct us_cache
+        *kmalloc[US_KMALLOC_FAMILIES][US_KMALLOC_CLASSES]; /* as found; atomic */
 };
 
 /* Serialises attach, detach and registration within this process. */
@@ -79,7 +81,8 @@ US_INLINE void *us_at(const struct us_arena *a, uint64_t offset)
 
 US_INLINE uint32_t us_page_node(const struct us_arena *a, uint32_t page)
 {
-    return a->nodes == 1 ? 0 : (uint32_t)((page - a->first_page) / a->config.node_pages);
+    return a->nodes == 1 ? 0
+                         : (uint32_t)((page - a->first_page) / a->config.node_pages);
 }
 
 /* The process's tag for what it owns. */
@@ -94,8 +97,8 @@ US_INLINE uint16_t us_me(const struct us_arena *a)
 us_err us_limit_ask(const struct us_arena *a, uint64_t bytes);
 
 /*
- * Makes [offset, offset + bytes) of the file real memory. Until then reading it may be a
- * SIGBUS; afterwards it never is. US_ENOMEM names the reason.
+ * Makes [offset, offset + bytes) of the file real memory. Until then reading it may be
+ * a SIGBUS; afterwards it never is. US_ENOMEM names the reason.
  */
 us_err us_commit(struct us_arena *a, uint64_t offset, uint64_t bytes);
 uint64_t us_committed_pages(const struct us_arena *a, uint64_t offset, uint64_t bytes);
@@ -115,7 +118,9 @@ US_INLINE struct us_page *us_page_at(const struct us_arena *a, uint64_t page)
 {
     struct us_page *p = a->pages + page;
 
-    return us_page_valid(a, page) && us_committed(a, (uint64_t)((char *)p - a->base)) ? p : NULL;
+    return us_page_valid(a, page) && us_committed(a, (uint64_t)((char *)p - a->base))
+               ? p
+               : NULL;
 }
 
 /* ---- process.c: participants ---- */
@@ -123,7 +128,8 @@ US_INLINE struct us_page *us_page_at(const struct us_arena *a, uint64_t page)
 us_err us_process_register(struct us_arena *a);
 void us_process_unregister(struct us_arena *a);
 bool us_process_alive(const struct us_arena *a, uint32_t slot);
-/* The slot of the calling thread; registers it the first time. NULL: us_last_error(). */
+/* The slot of the calling thread; registers it the first time. NULL: us_last_error().
+ */
 struct us_thread *us_thread_register(struct us_arena *a);
 struct us_thread *us_thread_at(const struct us_arena *a, uint32_t slot);
 uint32_t us_thread_slot(const struct us_arena *a, const struct us_thread *t);
@@ -147,7 +153,8 @@ US_INLINE struct us_thread *us_thread_self(struct us_arena *a)
 }
 
 /* Intent records: written before the first shared store of an operation ... */
-US_INLINE void us_intent_begin(struct us_thread *t, enum us_operation op, uint64_t offset)
+US_INLINE void us_intent_begin(struct us_thread *t, enum us_operation op,
+                               uint64_t offset)
 {
     us_store_release64(&t->intent, ((uint64_t)op << US_OP_SHIFT) | offset);
     us_compiler_barrier();
@@ -175,8 +182,9 @@ struct us_run {
 };
 
 /*
- * A block of 2^order pages, state ALLOC, its first `reach` bytes committed. Looks on `node`
- * first (-1: the node of `cpu`), then, unless US_GFP_THISNODE, on the others by distance.
+ * A block of 2^order pages, state ALLOC, its first `reach` bytes committed. Looks on
+ * `node` first (-1: the node of `cpu`), then, unless US_GFP_THISNODE, on the others by
+ * distance.
  */
 us_err us_pages_alloc(struct us_arena *a, struct us_thread *t, uint32_t gfp, int cpu,
                       int node, uint32_t order, uint64_t reach, struct us_run *ret);
@@ -191,7 +199,8 @@ US_INLINE enum us_block_state us_block_state(const struct us_arena *a, uint32_t 
                                              uint32_t *order)
 {
     const struct us_page *p = us_page_at(a, page);
-    struct us_page_word word = us_page_word_read(p == NULL ? 0 : us_load_acquire64(&p->word));
+    struct us_page_word word =
+        us_page_word_read(p == NULL ? 0 : us_load_acquire64(&p->word));
 
     *order = word.order;
     return word.state;

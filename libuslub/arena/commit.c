@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * commit.c - backing memory for the sparse file, page by page, before anybody touches it.
+ * commit.c - backing memory for the sparse file, page by page, before anybody touches
+ * it.
  *
- * One bit per page of the file says "this page is real". fallocate() comes before the bit
- * and the hole comes after it, so a crash in between only leaves memory that nobody counts;
- * the next commit of the same page finds it there. Nobody commits and gives back one page at
- * the same time: the block it lies in has one owner.
+ * One bit per page of the file says "this page is real". fallocate() comes before the
+ * bit and the hole comes after it, so a crash in between only leaves memory that nobody
+ * counts; the next commit of the same page finds it there. Nobody commits and gives
+ * back one page at the same time: the block it lies in has one owner.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -37,7 +38,8 @@ static void mark(const struct us_arena *a, uint64_t start, uint64_t end, bool co
 }
 
 /* First page at or after `page` (below `end`) whose bit is `want`. */
-static uint64_t next_page(const struct us_arena *a, uint64_t page, uint64_t end, bool want)
+static uint64_t next_page(const struct us_arena *a, uint64_t page, uint64_t end,
+                          bool want)
 {
     while (page < end) {
         uint64_t word = us_load_acquire64(map_word(a, page));
@@ -70,16 +72,18 @@ uint64_t us_committed_pages(const struct us_arena *a, uint64_t offset, uint64_t 
 static us_err commit_failed(const struct us_arena *a, uint64_t bytes)
 {
     if (errno == ENOSPC) {
-        return us_fail(US_ENOMEM,
-                       "arena '%s': no room for %llu more bytes: %s is full; free space "
-                       "there, make it larger, or use an arena without a name",
-                       a->name, (unsigned long long)bytes,
-                       a->config.anonymous ? "memory" : "/dev/shm");
+        return us_fail(
+            US_ENOMEM,
+            "arena '%s': no room for %llu more bytes: %s is full; free space "
+            "there, make it larger, or use an arena without a name",
+            a->name, (unsigned long long)bytes,
+            a->config.anonymous ? "memory" : "/dev/shm");
     }
-    return us_fail_errno(US_ENOMEM,
-                         "arena '%s': the system refused %llu more bytes (a memory or file "
-                         "size limit of this process?)",
-                         a->name, (unsigned long long)bytes);
+    return us_fail_errno(
+        US_ENOMEM,
+        "arena '%s': the system refused %llu more bytes (a memory or file "
+        "size limit of this process?)",
+        a->name, (unsigned long long)bytes);
 }
 
 us_err us_commit(struct us_arena *a, uint64_t offset, uint64_t bytes)
@@ -125,18 +129,20 @@ static bool anybody_looks(const struct us_arena *a, uint64_t start, uint64_t end
 }
 
 /*
- * The fast path of an allocation reads the link of an object that may meanwhile have been
- * allocated, freed and its slab given back. It names the object in its intent first and then
- * looks again whether the object is still first on the freelist; the fence in every thread
- * makes sure that either we see that intent, or it sees that the freelist has changed.
+ * The fast path of an allocation reads the link of an object that may meanwhile have
+ * been allocated, freed and its slab given back. It names the object in its intent
+ * first and then looks again whether the object is still first on the freelist; the
+ * fence in every thread makes sure that either we see that intent, or it sees that the
+ * freelist has changed.
  */
 void us_uncommit(struct us_arena *a, uint64_t offset, uint64_t bytes)
 {
     uint64_t page = offset >> US_PAGE_SHIFT;
     uint64_t end = (offset + bytes) >> US_PAGE_SHIFT;
 
-    if (next_page(a, page, end, true) == end || us_load_relaxed32(&a->header->no_fence) ||
-        !us_fence_everywhere() || anybody_looks(a, offset, offset + bytes)) {
+    if (next_page(a, page, end, true) == end ||
+        us_load_relaxed32(&a->header->no_fence) || !us_fence_everywhere() ||
+        anybody_looks(a, offset, offset + bytes)) {
         return;
     }
     mark(a, page, end, false);

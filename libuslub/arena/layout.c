@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-#define ROUND_UP(x, a) (((x) + (uint64_t)(a)-1) / (a) * (a))
+#define ROUND_UP(x, a) (((x) + (uint64_t)(a) - 1) / (a) * (a))
 
 /* Gives `bytes` at *at, page aligned, and moves *at behind them. */
 static uint64_t take(uint64_t *at, uint64_t bytes)
@@ -61,10 +61,9 @@ bool us_layout_compute(const struct us_config *config, struct us_layout *ret)
     }
     memset(ret, 0, sizeof(*ret));
     ret->data_pages = config->node_pages * config->nodes;
-    ret->cache_stride =
-        (uint32_t)(sizeof(struct us_kmem_cache) +
-                   config->cpus * sizeof(struct us_kmem_cache_cpu) +
-                   config->nodes * sizeof(struct us_kmem_cache_node));
+    ret->cache_stride = (uint32_t)(sizeof(struct us_kmem_cache) +
+                                   config->cpus * sizeof(struct us_kmem_cache_cpu) +
+                                   config->nodes * sizeof(struct us_kmem_cache_node));
     while (buckets < config->caches_max / 2) {
         buckets *= 2;
     }
@@ -77,7 +76,8 @@ bool us_layout_compute(const struct us_config *config, struct us_layout *ret)
 
     /* The commit bitmap covers itself and what follows: size what follows first. */
     uint64_t threads = take(&late, US_THREADS * sizeof(struct us_thread));
-    uint64_t names = take(&late, (uint64_t)config->caches_max * 2 * sizeof(struct us_name));
+    uint64_t names =
+        take(&late, (uint64_t)config->caches_max * 2 * sizeof(struct us_name));
     uint64_t caches = take(&late, (uint64_t)config->caches_max * ret->cache_stride);
     uint64_t pages = take(&late, ret->data_pages * sizeof(struct us_page));
     uint64_t tags[US_TAG_PLANES];
@@ -99,7 +99,8 @@ bool us_layout_compute(const struct us_config *config, struct us_layout *ret)
     ret->data = ROUND_UP(at + late, US_DATA_ALIGN);
     ret->end = ret->data + ret->data_pages * US_PAGE_SIZE;
     ret->first_page = (uint32_t)(ret->data >> US_PAGE_SHIFT);
-    return ret->end < (1ULL << US_OFFSET_BITS) && ret->end >> US_PAGE_SHIFT < UINT32_MAX;
+    return ret->end < (1ULL << US_OFFSET_BITS) &&
+           ret->end >> US_PAGE_SHIFT < UINT32_MAX;
 }
 
 /* FNV-1a: finds accidents, not attackers. */

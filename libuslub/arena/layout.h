@@ -2,15 +2,17 @@
 /*
  * layout.h - every struct that lives in shared memory, and where in the file it lives.
  *
- * Nothing here is a pointer: an object is named by its offset from the start of the arena,
- * a page by its number from the same place (page 0 is the header, so 0 means "none"), a
- * cache by its id (from 1). No other file may define a shared struct. Change anything and
- * US_LAYOUT_VERSION must change: arenas of another version are refused.
+ * Nothing here is a pointer: an object is named by its offset from the start of the
+ * arena, a page by its number from the same place (page 0 is the header, so 0 means
+ * "none"), a cache by its id (from 1). No other file may define a shared struct. Change
+ * anything and US_LAYOUT_VERSION must change: arenas of another version are refused.
  *
- *   header | processes | node page allocators | free-block bitmaps | commit bitmap | buckets
- *   threads | names | caches | page descriptors | owner tags (10 planes) | pages for objects
+ *   header | processes | node page allocators | free-block bitmaps | commit bitmap |
+ * buckets threads | names | caches | page descriptors | owner tags (10 planes) | pages
+ * for objects
  *
- * The first line is committed at creation; the second on demand, page by page (commit.c).
+ * The first line is committed at creation; the second on demand, page by page
+ * (commit.c).
  */
 #ifndef US_ARENA_LAYOUT_H
 #define US_ARENA_LAYOUT_H
@@ -25,12 +27,12 @@
 #define US_LAYOUT_VERSION 1u
 
 #define US_PAGE_SHIFT 12
-#define US_PAGE_SIZE (1u << US_PAGE_SHIFT)
-#define US_CPUS_MAX 512
-#define US_NODES_MAX 16
-#define US_ORDERS 33 /* orders 0..32: a block of 2^32 pages is 16 TiB */
-#define US_PROCESSES 256
-#define US_THREADS 4096
+#define US_PAGE_SIZE  (1u << US_PAGE_SHIFT)
+#define US_CPUS_MAX   512
+#define US_NODES_MAX  16
+#define US_ORDERS     33 /* orders 0..32: a block of 2^32 pages is 16 TiB */
+#define US_PROCESSES  256
+#define US_THREADS    4096
 #define US_DATA_ALIGN (2u << 20)
 
 /* Largest offset that fits a slab word. */
@@ -74,12 +76,13 @@ struct us_header {
     uint32_t thread_high; /* thread slots 0..thread_high-1 were used at some time */
     uint64_t births;      /* caches ever created */
     uint64_t kept_pages;  /* free pages that are committed; a hint */
-    uint32_t no_fence;    /* a participant has no membarrier: free pages stay committed */
+    uint32_t no_fence; /* a participant has no membarrier: free pages stay committed */
 };
 
 enum us_process_state { US_PROCESS_FREE, US_PROCESS_STARTING, US_PROCESS_LIVE };
 
-/* A participant. Alive as long as it holds the record lock on byte US_LOCK_BASE + slot. */
+/* A participant. Alive as long as it holds the record lock on byte US_LOCK_BASE + slot.
+ */
 struct us_process {
     uint32_t state; /* enum us_process_state */
     int32_t pid;    /* for people, never for decisions */
@@ -109,18 +112,18 @@ enum us_operation {
 
 /* One thread of one participant; written by that thread only. */
 struct us_thread {
-    uint32_t state;   /* 0: free; else process slot + 1 */
+    uint32_t state; /* 0: free; else process slot + 1 */
     uint32_t tid;
-    uint64_t intent;  /* enum us_operation << US_OP_SHIFT | offset; 0: at rest */
-    uint32_t cache;   /* id concerned */
-    uint32_t cpu;     /* CPU slot concerned */
-    uint32_t slab[4]; /* slabs concerned, by first page */
+    uint64_t intent;   /* enum us_operation << US_OP_SHIFT | offset; 0: at rest */
+    uint32_t cache;    /* id concerned */
+    uint32_t cpu;      /* CPU slot concerned */
+    uint32_t slab[4];  /* slabs concerned, by first page */
     uint64_t token[5]; /* room for a robust mutex held for life */
     uint64_t pad[6];
 };
 
 enum us_block_state {
-    US_BLOCK_TAIL,  /* inside a larger block; also what never-touched memory says */
+    US_BLOCK_TAIL, /* inside a larger block; also what never-touched memory says */
     US_BLOCK_FREE,
     US_BLOCK_SPLIT, /* being split by `owner` */
     US_BLOCK_MERGE, /* being merged by `owner` */
@@ -145,22 +148,22 @@ struct us_page {
     uint16_t cache_gen;   /* generation of the cache */
     uint16_t flags;       /* US_PAGE_* */
     uint32_t pad;
-    uint64_t requested;   /* LARGE: bytes asked for */
+    uint64_t requested; /* LARGE: bytes asked for */
 };
 #define US_PAGE_PFMEMALLOC 1u
-#define US_PAGE_PARTIAL 2u /* on its node's partial list; list_lock */
+#define US_PAGE_PARTIAL    2u /* on its node's partial list; list_lock */
 
 /* Page allocator of one node. */
 struct us_node_pages {
-    uint64_t free_pages;        /* pages in free blocks */
-    uint64_t hint[US_ORDERS];   /* no set bit in words below; may be wrong, see pages.c */
+    uint64_t free_pages;      /* pages in free blocks */
+    uint64_t hint[US_ORDERS]; /* no set bit in words below; may be wrong, see pages.c */
 };
 
 /* A name of a cache: its own, or one merged into it. */
 struct us_name {
     char name[US_NAME_MAX + 1];
-    uint32_t cache;     /* id; 0: this entry is free */
-    uint32_t hash_next; /* entry + 1 */
+    uint32_t cache;       /* id; 0: this entry is free */
+    uint32_t hash_next;   /* entry + 1 */
     uint64_t object_size; /* as asked for under this name ... */
     uint32_t align, flags;
     int32_t order, min_partial, cpu_partial, useroffset, usersize, defrag_ratio;
@@ -185,12 +188,12 @@ struct us_kmem_cache {
     uint32_t min_partial, cpu_partial, cpu_partial_slabs; /* tunable: atomic */
     uint32_t defrag_ratio;
     int32_t useroffset, usersize;
-    uint32_t serials;    /* slabs ever created; atomic */
-    uint32_t has_ctor;   /* 1: image, 2: function of the creator */
-    uint64_t random;     /* secret of hardened links */
-    uint64_t image;      /* offset of the initial image, or 0 */
-    uint64_t shuffle;    /* offset of the shuffled indexes, or 0 */
-    uint64_t birth;      /* place in the order of creation */
+    uint32_t serials;  /* slabs ever created; atomic */
+    uint32_t has_ctor; /* 1: image, 2: function of the creator */
+    uint64_t random;   /* secret of hardened links */
+    uint64_t image;    /* offset of the initial image, or 0 */
+    uint64_t shuffle;  /* offset of the shuffled indexes, or 0 */
+    uint64_t birth;    /* place in the order of creation */
     uint64_t pad[7];
 };
 
@@ -206,8 +209,8 @@ struct us_kmem_cache_cpu {
 
 /* kmem_cache_node */
 struct us_kmem_cache_node {
-    uint32_t list_lock;   /* guards the four below and the links of listed slabs */
-    uint32_t head, tail;  /* partial list, by first page */
+    uint32_t list_lock;  /* guards the four below and the links of listed slabs */
+    uint32_t head, tail; /* partial list, by first page */
     uint32_t nr_partial;
     uint64_t nr_slabs;      /* atomic */
     uint64_t total_objects; /* atomic */
@@ -229,13 +232,15 @@ US_STATIC(US_PROCESSES < 0x8000); /* bit 15 of a tag: in a bulk free */
 
 /* Owner tags: one u16 per object. 0: free, else process slot + 1. */
 #define US_TAG_FREEING 0x8000u
-#define US_TAG_PLANES 10
+#define US_TAG_PLANES  10
 /*
- * Plane k has one tag per 8 << k bytes; a cache uses the coarsest that still gives each of
- * its objects a tag of its own, found from the object's address alone. Planes are sparse.
+ * Plane k has one tag per 8 << k bytes; a cache uses the coarsest that still gives each
+ * of its objects a tag of its own, found from the object's address alone. Planes are
+ * sparse.
  */
 #define US_TAG_GRANULE(plane) (8u << (plane))
-#define US_TAG_STRIDE(plane) (2u * US_PAGE_SIZE / US_TAG_GRANULE(plane)) /* bytes per page */
+#define US_TAG_STRIDE(plane)                                                           \
+    (2u * US_PAGE_SIZE / US_TAG_GRANULE(plane)) /* bytes per page */
 
 /* Where everything is; computed from the config, the same in every process. */
 struct us_layout {
@@ -247,11 +252,11 @@ struct us_layout {
     uint64_t tags[US_TAG_PLANES];
     uint64_t data;
     uint64_t end;
-    uint64_t data_pages;      /* all nodes */
-    uint32_t first_page;      /* number of the first page for objects */
-    uint32_t cache_stride;    /* kmem_cache with its cpus and nodes */
+    uint64_t data_pages;   /* all nodes */
+    uint32_t first_page;   /* number of the first page for objects */
+    uint32_t cache_stride; /* kmem_cache with its cpus and nodes */
     uint32_t bucket_mask;
-    uint32_t orders;          /* orders 0..orders-1 exist */
+    uint32_t orders; /* orders 0..orders-1 exist */
 };
 
 /* False if the config makes no sense or the arena would not fit the words. */

@@ -2,10 +2,10 @@
 /*
  * limit.c - how much memory the control group of this process still lets us have.
  *
- * At its limit the kernel kills somebody rather than fail fallocate(). So we ask first: the
- * least room in our group and the groups around it, counting page cache as room because it
- * gives way. The answer is a credit that commits use up before the next question; others in
- * the group may be faster, so it is a quarter of the room at most.
+ * At its limit the kernel kills somebody rather than fail fallocate(). So we ask first:
+ * the least room in our group and the groups around it, counting page cache as room
+ * because it gives way. The answer is a credit that commits use up before the next
+ * question; others in the group may be faster, so it is a quarter of the room at most.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,19 +15,22 @@
 #include "arena/arena.h"
 
 #define CREDIT_MAX (64ULL << 20)
-#define UNLIMITED (1ULL << 60)
-#define MARGIN (1ULL << 20) /* page tables and whatever else the process needs */
+#define UNLIMITED  (1ULL << 60)
+#define MARGIN     (1ULL << 20) /* page tables and whatever else the process needs */
 
 struct hierarchy {
     const char *mount, *limit, *usage;
     const char *cache[2]; /* keys in memory.stat that count as room */
 };
-static const struct hierarchy version1 = {"/sys/fs/cgroup/memory",
-                                          "memory.limit_in_bytes",
-                                          "memory.usage_in_bytes",
-                                          {"total_inactive_file ", "total_active_file "}};
-static const struct hierarchy version2 = {
-    "/sys/fs/cgroup", "memory.max", "memory.current", {"inactive_file ", "active_file "}};
+static const struct hierarchy version1 = {
+    "/sys/fs/cgroup/memory",
+    "memory.limit_in_bytes",
+    "memory.usage_in_bytes",
+    {"total_inactive_file ", "total_active_file "}};
+static const struct hierarchy version2 = {"/sys/fs/cgroup",
+                                          "memory.max",
+                                          "memory.current",
+                                          {"inactive_file ", "active_file "}};
 
 static uint64_t credit; /* bytes; shared by the threads of this process */
 
@@ -41,7 +44,8 @@ static uint64_t read_number(const char *group, const char *name)
     (void)snprintf(path, sizeof(path), "%s/%s", group, name);
     file = fopen(path, "re");
     if (file != NULL) {
-        if (fgets(line, sizeof(line), file) != NULL && line[0] >= '0' && line[0] <= '9') {
+        if (fgets(line, sizeof(line), file) != NULL && line[0] >= '0' &&
+            line[0] <= '9') {
             number = strtoull(line, NULL, 10);
         }
         (void)fclose(file);
@@ -83,7 +87,8 @@ static uint64_t room_of_group(const char *group, const struct hierarchy *h)
     return usage < limit ? limit - usage : 0;
 }
 
-/* The least room from `path` up to the mount. Inside a container only the mount is visible. */
+/* The least room from `path` up to the mount. Inside a container only the mount is
+ * visible. */
 static uint64_t room_on_path(const char *path, const struct hierarchy *h)
 {
     char group[512];
@@ -139,10 +144,11 @@ us_err us_limit_ask(const struct us_arena *a, uint64_t bytes)
     }
     room = room_left();
     if (room < MARGIN || room - MARGIN < bytes) {
-        return us_fail(US_ENOMEM,
-                       "arena '%s': no room for %llu more bytes: the memory limit of this "
-                       "process's control group leaves %llu; raise it, or free something",
-                       a->name, (unsigned long long)bytes, (unsigned long long)room);
+        return us_fail(
+            US_ENOMEM,
+            "arena '%s': no room for %llu more bytes: the memory limit of this "
+            "process's control group leaves %llu; raise it, or free something",
+            a->name, (unsigned long long)bytes, (unsigned long long)room);
     }
     room = (room - MARGIN - bytes) / 4;
     us_store_relaxed64(&credit, room < CREDIT_MAX ? room : CREDIT_MAX);

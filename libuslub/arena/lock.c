@@ -2,8 +2,8 @@
 /*
  * lock.c - locks in shared memory: the word names the thread slot that holds it.
  *
- * 0: free; else slot + 1, and bit 31 says that somebody sleeps. Locks protect caches (lists
- * and chains), never truth. A holder that died is an error here, not a hang.
+ * 0: free; else slot + 1, and bit 31 says that somebody sleeps. Locks protect caches
+ * (lists and chains), never truth. A holder that died is an error here, not a hang.
  */
 #include <errno.h>
 #include <linux/futex.h>
@@ -14,7 +14,7 @@
 #include "arena/arena.h"
 
 #define WAITERS 0x80000000u
-#define SPINS 200
+#define SPINS   200
 
 static void sleep_on(uint32_t *word, uint32_t seen)
 {
@@ -37,19 +37,21 @@ static us_err check_holder(struct us_arena *a, uint32_t seen)
     uint32_t process;
 
     if (slot >= US_THREADS || slot >= us_load_acquire32(&a->header->thread_high)) {
-        return us_fail(US_ECORRUPT,
-                       "arena '%s': a lock is held by thread slot %u, which never existed; "
-                       "the arena is damaged: recreate it",
-                       a->name, slot);
+        return us_fail(
+            US_ECORRUPT,
+            "arena '%s': a lock is held by thread slot %u, which never existed; "
+            "the arena is damaged: recreate it",
+            a->name, slot);
     }
     process = us_load_acquire32(&us_thread_at(a, slot)->state);
     if (process == 0 || process > US_PROCESSES || us_process_alive(a, process - 1)) {
         return US_OK;
     }
-    return us_fail(US_EOWNERDEAD,
-                   "arena '%s': the process in slot %u died while it held a lock; what the "
-                   "lock protects cannot be used: recreate the arena",
-                   a->name, process - 1);
+    return us_fail(
+        US_EOWNERDEAD,
+        "arena '%s': the process in slot %u died while it held a lock; what the "
+        "lock protects cannot be used: recreate the arena",
+        a->name, process - 1);
 }
 
 us_err us_lock(struct us_arena *a, struct us_thread *t, uint32_t *word)

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * page_word.h - the state word of a block of pages: state:4 order:6 owner:16 version:38.
+ * page_word.h - the state word of a block of pages: state:4 order:6 owner:16
+ * version:38.
  *
- * The one truth of the page allocator. Every change is one store or one compare-and-swap of
- * this word, and every change steps the version.
+ * The one truth of the page allocator. Every change is one store or one
+ * compare-and-swap of this word, and every change steps the version.
  */
 #ifndef US_ARENA_PAGE_WORD_H
 #define US_ARENA_PAGE_WORD_H

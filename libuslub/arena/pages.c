@@ -2,18 +2,18 @@
 /*
  * pages.c - the buddy system: blocks of 2^order pages, split and merged without locks.
  *
- * Truth is one word per block, at its first page (page_word.h). The bitmaps of free blocks,
- * their hints and the counter of free pages are caches: a bit may be wrong, so whoever
- * follows one looks at the word, and whoever clears one looks again afterwards.
+ * Truth is one word per block, at its first page (page_word.h). The bitmaps of free
+ * blocks, their hints and the counter of free pages are caches: a bit may be wrong, so
+ * whoever follows one looks at the word, and whoever clears one looks again afterwards.
  *
- *   allocate:  FREE(j) -> SPLIT(j); for o = j-1 .. k: upper half := FREE(o), self := SPLIT(o);
- *              self := ALLOC(k).  Without a split: FREE(k) -> ALLOC(k).
- *   free:      self := FREE(k), then merge: left FREE(k) -> MERGE(k), right FREE(k) -> TAIL,
- *              left := FREE(k+1), and again.
+ *   allocate:  FREE(j) -> SPLIT(j); for o = j-1 .. k: upper half := FREE(o), self :=
+ * SPLIT(o); self := ALLOC(k).  Without a split: FREE(k) -> ALLOC(k). free:      self :=
+ * FREE(k), then merge: left FREE(k) -> MERGE(k), right FREE(k) -> TAIL, left :=
+ * FREE(k+1), and again.
  *
- * Choice: the smallest order that has a block, and there the lowest address. It depends on
- * the state alone, so the model makes the same one. A crash leaves SPLIT, MERGE or ALLOC
- * with an owner; what that means is in docs/design/01-arena.md.
+ * Choice: the smallest order that has a block, and there the lowest address. It depends
+ * on the state alone, so the model makes the same one. A crash leaves SPLIT, MERGE or
+ * ALLOC with an owner; what that means is in docs/design/01-arena.md.
  */
 #include <string.h>
 
@@ -36,7 +36,8 @@ static uint32_t node_start(const struct us_arena *a, uint32_t node)
 
 /* ---- the index of free blocks ---- */
 
-static void index_set(const struct us_arena *a, uint32_t node, uint32_t order, uint32_t page)
+static void index_set(const struct us_arena *a, uint32_t node, uint32_t order,
+                      uint32_t page)
 {
     uint64_t bit = (page - node_start(a, node)) >> order;
     uint64_t *hint = &node_at(a, node)->hint[order];
@@ -105,12 +106,13 @@ static void make_free(struct us_arena *a, uint32_t node, uint32_t page, uint32_t
 {
     uint64_t *word = &a->pages[page].word;
 
-    us_store_release64(word, us_page_word_next(us_load_relaxed64(word), US_BLOCK_FREE,
-                                               order, 0));
+    us_store_release64(
+        word, us_page_word_next(us_load_relaxed64(word), US_BLOCK_FREE, order, 0));
     index_set(a, node, order, page);
 }
 
-/* Merges the free block with its buddy, and the result with its own, as far as it goes. */
+/* Merges the free block with its buddy, and the result with its own, as far as it goes.
+ */
 static void merge(struct us_arena *a, uint32_t me, uint32_t node, uint32_t page,
                   uint32_t order)
 {
@@ -150,8 +152,8 @@ static us_err commit_descriptor(struct us_arena *a, uint32_t page)
 }
 
 /*
- * Cuts the SPLIT block `page` down to `order`, freeing upper halves; ALLOC on success. If the
- * descriptor of a half cannot be had, what is left is free again.
+ * Cuts the SPLIT block `page` down to `order`, freeing upper halves; ALLOC on success.
+ * If the descriptor of a half cannot be had, what is left is free again.
  */
 static us_err split(struct us_arena *a, uint32_t me, uint32_t node, uint32_t page,
                     uint32_t from, uint32_t order)
@@ -169,11 +171,11 @@ static us_err split(struct us_arena *a, uint32_t me, uint32_t node, uint32_t pag
         }
         from--;
         make_free(a, node, upper, from);
-        us_store_release64(word, us_page_word_next(us_load_relaxed64(word), US_BLOCK_SPLIT,
-                                                   from, me));
+        us_store_release64(
+            word, us_page_word_next(us_load_relaxed64(word), US_BLOCK_SPLIT, from, me));
     }
-    us_store_release64(word, us_page_word_next(us_load_relaxed64(word), US_BLOCK_ALLOC, order,
-                                               me));
+    us_store_release64(
+        word, us_page_word_next(us_load_relaxed64(word), US_BLOCK_ALLOC, order, me));
     return US_OK;
 }
 
@@ -189,11 +191,10 @@ static us_err take_from(struct us_arena *a, uint32_t me, uint32_t node, uint32_t
         uint64_t raw;
 
         if (!us_page_valid(a, page) || !word_is(a, page, US_BLOCK_FREE, from, &raw) ||
-            !us_cas_acq_rel64(&a->pages[page].word, &raw,
-                              us_page_word_next(raw,
-                                                from == order ? US_BLOCK_ALLOC
-                                                              : US_BLOCK_SPLIT,
-                                                from, me))) {
+            !us_cas_acq_rel64(
+                &a->pages[page].word, &raw,
+                us_page_word_next(raw, from == order ? US_BLOCK_ALLOC : US_BLOCK_SPLIT,
+                                  from, me))) {
             index_correct(a, node, from, page);
             continue;
         }
@@ -209,7 +210,8 @@ static us_err take_from(struct us_arena *a, uint32_t me, uint32_t node, uint32_t
 static us_err take(struct us_arena *a, uint32_t me, uint32_t node, uint32_t order,
                    uint32_t *ret)
 {
-    /* A hint may hide a block that others freed just now: the second look takes none. */
+    /* A hint may hide a block that others freed just now: the second look takes none.
+     */
     for (int thorough = 0; thorough < 2; thorough++) {
         for (uint32_t from = order; from < a->at.orders; from++) {
             uint32_t page = 0;
@@ -229,7 +231,8 @@ static us_err take(struct us_arena *a, uint32_t me, uint32_t node, uint32_t orde
 /* ---- calls ---- */
 
 /* Descriptor and data of a fresh block become real. */
-static us_err commit_block(struct us_arena *a, uint32_t page, uint32_t order, uint64_t reach)
+static us_err commit_block(struct us_arena *a, uint32_t page, uint32_t order,
+                           uint64_t reach)
 {
     uint64_t start = us_page_offset(page), bytes = 1ULL << (order + US_PAGE_SHIFT);
     uint64_t kept = us_committed_pages(a, start, bytes);
@@ -287,18 +290,20 @@ us_err us_pages_alloc(struct us_arena *a, struct us_thread *t, uint32_t gfp, int
 
     us_last_clear();
     for (uint32_t i = 0; order < a->at.orders && i < nodes; i++) {
-        if (alloc_on_node(a, t, gfp, a->zonelist[first][i], order, reach, ret) == US_OK) {
+        if (alloc_on_node(a, t, gfp, a->zonelist[first][i], order, reach, ret) ==
+            US_OK) {
             return US_OK;
         }
     }
     if (us_last_code() != US_OK) {
         return us_last_code(); /* the system said why */
     }
-    return us_fail(US_ENOMEM,
-                   "arena '%s': no free block of %llu KiB on %s; free or shrink something, "
-                   "or create a larger arena",
-                   a->name, 4ULL << (order < 40 ? order : 40),
-                   nodes == 1 && a->nodes > 1 ? "that node" : "any node");
+    return us_fail(
+        US_ENOMEM,
+        "arena '%s': no free block of %llu KiB on %s; free or shrink something, "
+        "or create a larger arena",
+        a->name, 4ULL << (order < 40 ? order : 40),
+        nodes == 1 && a->nodes > 1 ? "that node" : "any node");
 }
 
 void us_pages_publish(struct us_arena *a, uint32_t page, enum us_block_state state)
@@ -307,7 +312,8 @@ void us_pages_publish(struct us_arena *a, uint32_t page, enum us_block_state sta
     uint64_t raw = us_load_relaxed64(word);
 
     US_ASSERT(us_page_word_read(raw).state == US_BLOCK_ALLOC);
-    us_store_release64(word, us_page_word_next(raw, state, us_page_word_read(raw).order, 0));
+    us_store_release64(word,
+                       us_page_word_next(raw, state, us_page_word_read(raw).order, 0));
 }
 
 void us_pages_free(struct us_arena *a, struct us_thread *t, uint32_t page)
@@ -400,14 +406,16 @@ us_err us_arena_trim(us_arena *a, uint64_t *ret)
         merge(a, us_thread_slot(a, t) + 1, us_page_node(a, head), head, order);
     }
     us_store_relaxed64(&a->header->kept_pages, 0);
-    *ret = (before - us_committed_pages(a, a->data_start, a->data_bytes)) << US_PAGE_SHIFT;
+    *ret = (before - us_committed_pages(a, a->data_start, a->data_bytes))
+           << US_PAGE_SHIFT;
     return US_OK;
 }
 
 us_err us_pages_stat(us_arena *a, uint32_t node, struct us_pages_info *ret)
 {
     if (node >= a->nodes) {
-        return us_fail(US_EBADARG, "arena '%s': node %u of %u", a->name, node, a->nodes);
+        return us_fail(US_EBADARG, "arena '%s': node %u of %u", a->name, node,
+                       a->nodes);
     }
     memset(ret, 0, sizeof(*ret));
     ret->pages = a->config.node_pages;

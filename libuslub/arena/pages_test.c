@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * pages_test.c - the page allocator by itself: lowest address first, splits and merges, the
- * reserve, other nodes, exhaustion, memory given back; and pairs of threads on few pages.
+ * pages_test.c - the page allocator by itself: lowest address first, splits and merges,
+ * the reserve, other nodes, exhaustion, memory given back; and pairs of threads on few
+ * pages.
  */
 #include <assert.h>
 #include <stdio.h>

@@ -2,12 +2,12 @@
 /*
  * process.c - who takes part: a slot per process, a slot per thread.
  *
- * A process is alive as long as it holds the record lock on its byte of the arena's file:
- * the kernel drops it with the process, whatever its last words were. The lock belongs to our
- * open file description, so that closing some other descriptor of the same file (which the
- * user may have been passed) does not drop it; a forked child opens its own (arena.c).
- * Everything else in a slot is for people. The lock is taken before the slot is written, so
- * a crash in between leaves a slot that is simply free.
+ * A process is alive as long as it holds the record lock on its byte of the arena's
+ * file: the kernel drops it with the process, whatever its last words were. The lock
+ * belongs to our open file description, so that closing some other descriptor of the
+ * same file (which the user may have been passed) does not drop it; a forked child
+ * opens its own (arena.c). Everything else in a slot is for people. The lock is taken
+ * before the slot is written, so a crash in between leaves a slot that is simply free.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -94,7 +94,8 @@ static uint64_t start_time(void)
     if (file == NULL) {
         return 0;
     }
-    if (fgets(line, sizeof(line), file) != NULL && (field = strrchr(line, ')')) != NULL) {
+    if (fgets(line, sizeof(line), file) != NULL &&
+        (field = strrchr(line, ')')) != NULL) {
         /* Field 22, counted from the state that follows the command's name. */
         for (int skip = 0; field != NULL && skip < 20; skip++) {
             field = strchr(field + 1, ' ');
@@ -136,10 +137,11 @@ us_err us_process_register(struct us_arena *a)
         a->self->id = us_registry_next_id();
         return US_OK;
     }
-    return us_fail(US_ELIMIT,
-                   "arena '%s': all %u participant slots are taken; detach a process, or "
-                   "look with `uslub ls` who has died in here",
-                   a->name, US_PROCESSES);
+    return us_fail(
+        US_ELIMIT,
+        "arena '%s': all %u participant slots are taken; detach a process, or "
+        "look with `uslub ls` who has died in here",
+        a->name, US_PROCESSES);
 }
 
 void us_process_unregister(struct us_arena *a)
@@ -203,8 +205,10 @@ static struct us_thread *claim_slot(struct us_arena *a)
         }
         return t;
     }
-    us_fail(US_ELIMIT, "arena '%s': all %u thread slots are taken; let threads end or use "
-            "another arena", a->name, US_THREADS);
+    us_fail(US_ELIMIT,
+            "arena '%s': all %u thread slots are taken; let threads end or use "
+            "another arena",
+            a->name, US_THREADS);
     return NULL;
 }
 

@@ -2,9 +2,9 @@
 /*
  * atomic.h - every access to memory that another process may touch at the same time.
  *
- * The verb carries the memory order. Nothing outside this file names an atomic builtin, and
- * shared words are touched through these functions only: with -DUS_EXPLORE each of them is a
- * scheduling point of the explorer (docs/design/03-protocol.md).
+ * The verb carries the memory order. Nothing outside this file names an atomic builtin,
+ * and shared words are touched through these functions only: with -DUS_EXPLORE each of
+ * them is a scheduling point of the explorer (docs/design/03-protocol.md).
  *
  * Does not: give blocking primitives (lock.h) or know any struct.
  */
@@ -85,7 +85,7 @@ static inline uint64_t us_fetch_and_acq_rel64(uint64_t *p, uint64_t v)
 }
 
 /* Private pointers that several threads of this process share. */
-#define us_load_pointer(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+#define us_load_pointer(p)     __atomic_load_n((p), __ATOMIC_ACQUIRE)
 #define us_store_pointer(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
 
 /* Counters that may lose an update when two threads share them, as in the kernel. */
@@ -125,14 +125,16 @@ struct us_pair {
  * Swaps *p from `old` to `new` if both words still match; acquire and release.
  * `p` is 16-byte aligned.
  */
-static inline bool us_cas_pair(struct us_pair *p, struct us_pair old, struct us_pair new)
+static inline bool us_cas_pair(struct us_pair *p, struct us_pair old,
+                               struct us_pair new)
 {
     US_POINT();
 #if defined(US_TSAN)
     unsigned __int128 expected = ((unsigned __int128)old.hi << 64) | old.lo;
     unsigned __int128 desired = ((unsigned __int128)new.hi << 64) | new.lo;
-    return __atomic_compare_exchange_n((unsigned __int128 *)(void *)p, &expected, desired,
-                                       false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+    return __atomic_compare_exchange_n((unsigned __int128 *)(void *)p, &expected,
+                                       desired, false, __ATOMIC_ACQ_REL,
+                                       __ATOMIC_ACQUIRE);
 #elif defined(__x86_64__)
     bool done;
 
@@ -165,11 +167,12 @@ static inline bool us_cas_pair(struct us_pair *p, struct us_pair old, struct us_
 }
 
 /*
- * A word of object memory that its owner may be writing at this very moment: the value may
- * be garbage and must not be used before a compare-and-swap has shown that it was not.
+ * A word of object memory that its owner may be writing at this very moment: the value
+ * may be garbage and must not be used before a compare-and-swap has shown that it was
+ * not.
  */
-__attribute__((no_sanitize("thread"))) static inline uint64_t
-us_load_speculative64(const uint64_t *p)
+__attribute__((no_sanitize("thread"))) static inline uint64_t us_load_speculative64(
+    const uint64_t *p)
 {
     US_POINT();
     return *(const volatile uint64_t *)p;

@@ -5,8 +5,8 @@
  *  US_ASSERT(x)   we can prove it: aborts, debug builds only.
  *  US_STATIC(x)   layout, checked by the compiler.
  *
- * What another process could have broken is no assertion: it is tested with `if` and ends in
- * us_fail(US_ECORRUPT, ...), see error.h.
+ * What another process could have broken is no assertion: it is tested with `if` and
+ * ends in us_fail(US_ECORRUPT, ...), see error.h.
  */
 #ifndef US_BASE_CHECK_H
 #define US_BASE_CHECK_H
@@ -20,9 +20,9 @@ _Noreturn void us_assert_failed(const char *file, int line, const char *claim);
 
 #define US_STATIC(x) _Static_assert(x, #x)
 
-#define US_LIKELY(x) __builtin_expect(!!(x), 1)
+#define US_LIKELY(x)   __builtin_expect(!!(x), 1)
 #define US_UNLIKELY(x) __builtin_expect(!!(x), 0)
-#define US_COLD __attribute__((cold, noinline))
-#define US_INLINE static inline __attribute__((always_inline))
+#define US_COLD        __attribute__((cold, noinline))
+#define US_INLINE      static inline __attribute__((always_inline))
 
 #endif

@@ -2,8 +2,8 @@
 /*
  * cpu.h - which CPU runs this thread, and what the machine looks like.
  *
- * The number is a hint: by the time it is used the thread may run elsewhere. Any CPU slot
- * is correct, the nearest is fast.
+ * The number is a hint: by the time it is used the thread may run elsewhere. Any CPU
+ * slot is correct, the nearest is fast.
  */
 #ifndef US_BASE_CPU_H
 #define US_BASE_CPU_H
@@ -14,7 +14,8 @@
 
 /*
  * The rseq area that glibc 2.35 and later register for every thread; weak, so that the
- * library also loads where there is none. Only the documented ABI is used: cpu_id is read.
+ * library also loads where there is none. Only the documented ABI is used: cpu_id is
+ * read.
  */
 extern const ptrdiff_t __rseq_offset __attribute__((weak));
 extern const unsigned int __rseq_size __attribute__((weak));

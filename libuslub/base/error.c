@@ -82,7 +82,8 @@ const char *us_error_name(us_err code)
 #ifdef US_DEBUG_CHECKS
 _Noreturn void us_assert_failed(const char *file, int line, const char *claim)
 {
-    (void)fprintf(stderr, "uslub: %s:%d: proven claim does not hold: %s\n", file, line, claim);
+    (void)fprintf(stderr, "uslub: %s:%d: proven claim does not hold: %s\n", file, line,
+                  claim);
     abort();
 }
 #endif

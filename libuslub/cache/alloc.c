@@ -16,11 +16,12 @@
 
 static US_COLD us_err claim_failed(const struct us_cache *s, uint64_t object)
 {
-    return us_fail(US_ECORRUPT,
-                   "arena '%s': the object at offset 0x%llx (cache id %u) was on a freelist "
-                   "but belongs to participant %d; it stays his: recreate the arena",
-                   s->arena->name, (unsigned long long)object, s->id,
-                   us_load_relaxed16(us_tag(s, object)) - 1);
+    return us_fail(
+        US_ECORRUPT,
+        "arena '%s': the object at offset 0x%llx (cache id %u) was on a freelist "
+        "but belongs to participant %d; it stays his: recreate the arena",
+        s->arena->name, (unsigned long long)object, s->id,
+        us_load_relaxed16(us_tag(s, object)) - 1);
 }
 
 us_err us_claim(struct us_cache *s, uint64_t object)
@@ -32,16 +33,16 @@ us_err us_claim(struct us_cache *s, uint64_t object)
     return US_OK;
 }
 
-#define POP_MISS 0  /* not for the fast path */
+#define POP_MISS  0 /* not for the fast path */
 #define POP_RACED 1 /* somebody else was faster: again */
 
 /*
- * Source 1. The object is named in the intent before its link is read, and the freelist is
- * looked at again in between: see us_uncommit(). An object that somebody owns is taken off
- * the list and left alone; the next one is tried.
+ * Source 1. The object is named in the intent before its link is read, and the freelist
+ * is looked at again in between: see us_uncommit(). An object that somebody owns is
+ * taken off the list and left alone; the next one is tried.
  */
-US_INLINE uint64_t pop(struct us_cache *s, struct us_thread *t, struct us_kmem_cache_cpu *c,
-                       int node)
+US_INLINE uint64_t pop(struct us_cache *s, struct us_thread *t,
+                       struct us_kmem_cache_cpu *c, int node)
 {
     struct us_pair old, new;
     uint64_t active;
@@ -102,7 +103,8 @@ static us_err from_cpu_slab(struct us_request *r, uint32_t *page, uint64_t *free
     }
     err = us_get_freelist(r->s, r->c, active.page, freelist);
     if (err == US_OK) {
-        us_stat_add(r->c, *freelist ? US_STAT_ALLOC_REFILL : US_STAT_DEACTIVATE_BYPASS, 1);
+        us_stat_add(r->c, *freelist ? US_STAT_ALLOC_REFILL : US_STAT_DEACTIVATE_BYPASS,
+                    1);
     }
     return err;
 }
@@ -156,7 +158,8 @@ static us_err displace(struct us_request *r)
 }
 
 /* Source 5: without the lock, which is held again afterwards (also on failure). */
-static us_err from_pages(struct us_request *r, uint32_t gfp, uint32_t *page, uint64_t *freelist)
+static us_err from_pages(struct us_request *r, uint32_t gfp, uint32_t *page,
+                         uint64_t *freelist)
 {
     us_err err, late;
 
@@ -177,7 +180,8 @@ static us_err from_pages(struct us_request *r, uint32_t gfp, uint32_t *page, uin
     return displace(r);
 }
 
-/* All sources but the first. The first round insists on the node, the second only prefers it. */
+/* All sources but the first. The first round insists on the node, the second only
+ * prefers it. */
 static us_err find_slab(struct us_request *r, uint32_t *page, uint64_t *freelist)
 {
     bool insists = r->node >= 0 && !(r->gfp & US_GFP_THISNODE);
@@ -220,7 +224,8 @@ static us_err load_freelist(struct us_request *r, uint32_t page, uint64_t freeli
     }
     word = us_slab_read(us_slab_load(p));
     if (!us_object_index(r->s, page, word.objects, freelist, &index)) {
-        return us_fail(US_ECORRUPT, "arena '%s': the freelist of the slab at page %u leads to "
+        return us_fail(US_ECORRUPT,
+                       "arena '%s': the freelist of the slab at page %u leads to "
                        "0x%llx, which is no object of it; recreate the arena",
                        r->s->arena->name, page, (unsigned long long)freelist);
     }
@@ -288,10 +293,11 @@ us_err us_request_init(struct us_cache *s, uint32_t gfp, int cpu, int node,
     const struct us_arena *a = s->arena;
 
     if (cpu < -1 || cpu >= (int)a->cpus || node < -1 || node >= (int)a->nodes) {
-        return us_fail(US_EBADARG,
-                       "CPU %d, node %d: arena '%s' has CPUs 0 to %u and nodes 0 to %u; -1 "
-                       "means the nearest",
-                       cpu, node, a->name, a->cpus - 1, a->nodes - 1);
+        return us_fail(
+            US_EBADARG,
+            "CPU %d, node %d: arena '%s' has CPUs 0 to %u and nodes 0 to %u; -1 "
+            "means the nearest",
+            cpu, node, a->name, a->cpus - 1, a->nodes - 1);
     }
     ret->s = s;
     ret->t = us_thread_self(s->arena);
@@ -307,7 +313,8 @@ void *us_alloc_on(us_cache *s, uint32_t gfp, int cpu, int node)
     struct us_request r;
     uint64_t object;
 
-    if (us_request_init(s, gfp, cpu, node, &r) != US_OK || (object = us_alloc_one(&r)) == 0) {
+    if (us_request_init(s, gfp, cpu, node, &r) != US_OK ||
+        (object = us_alloc_one(&r)) == 0) {
         return NULL;
     }
     if (gfp & US_GFP_ZERO) {
@@ -316,7 +323,8 @@ void *us_alloc_on(us_cache *s, uint32_t gfp, int cpu, int node)
     return us_at(s->arena, object);
 }
 
-/* Whatever the fast path does not do: a thread's first call, an empty freelist, a race. */
+/* Whatever the fast path does not do: a thread's first call, an empty freelist, a race.
+ */
 static US_COLD void *alloc_miss(us_cache *s)
 {
     return us_alloc_on(s, 0, -1, -1);

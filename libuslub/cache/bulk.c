@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * bulk.c - many objects at once: one swap takes a run of the CPU freelist, one swap gives
- * back all objects of a slab.
+ * bulk.c - many objects at once: one swap takes a run of the CPU freelist, one swap
+ * gives back all objects of a slab.
  *
  * Linux: kmem_cache_alloc_bulk(), build_detached_freelist(), mm/slub.c, v6.18.
  */
@@ -12,8 +12,8 @@
 #include "cache/cache.h"
 
 /*
- * Takes up to `max` objects off the CPU freelist in one swap. The links are guesses until the
- * swap shows that nobody touched the list meanwhile.
+ * Takes up to `max` objects off the CPU freelist in one swap. The links are guesses
+ * until the swap shows that nobody touched the list meanwhile.
  */
 static size_t pop_many(struct us_request *r, size_t max, void **ret)
 {
@@ -103,8 +103,8 @@ us_err us_alloc_bulk(us_cache *s, uint32_t gfp, int cpu, int node, size_t n, voi
 /* ---- free ---- */
 
 /* Objects head..tail of one slab, linked and untagged. */
-static us_err free_chain(struct us_cache *s, struct us_thread *t, uint32_t cpu, uint32_t page,
-                         uint64_t head, uint64_t tail, uint32_t count)
+static us_err free_chain(struct us_cache *s, struct us_thread *t, uint32_t cpu,
+                         uint32_t page, uint64_t head, uint64_t tail, uint32_t count)
 {
     struct us_kmem_cache_cpu *c = us_cpu(s, cpu);
 
@@ -130,8 +130,8 @@ static us_err free_chain(struct us_cache *s, struct us_thread *t, uint32_t cpu, 
 #define LOOK_AHEAD 3
 
 /*
- * Chains the last object of the array with those of the same slab before it, passing at most
- * three others; what is left is objects[0..*n). Untags what it takes.
+ * Chains the last object of the array with those of the same slab before it, passing at
+ * most three others; what is left is objects[0..*n). Untags what it takes.
  */
 static us_err detach_one_slab(struct us_cache *s, struct us_thread *t, uint32_t cpu,
                               void **objects, size_t *n)
@@ -180,7 +180,8 @@ us_err us_free_detached(struct us_cache *s, struct us_thread *t, uint32_t cpu, s
     return err;
 }
 
-/* Marks each object as being freed, so that one given twice is found before anything moves. */
+/* Marks each object as being freed, so that one given twice is found before anything
+ * moves. */
 static us_err mark_all(struct us_cache *s, size_t n, void *const *objects)
 {
     uint16_t me = us_me(s->arena);

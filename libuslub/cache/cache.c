@@ -2,9 +2,9 @@
 /*
  * cache.c - the life of a cache: names, create, merge, find, destroy.
  *
- * Everything here holds cache_lock (the kernel's slab_mutex). An id is used again only after
- * all ids have been used once; its generation, which is in every tid and in every slab,
- * tells an old handle from the new cache.
+ * Everything here holds cache_lock (the kernel's slab_mutex). An id is used again only
+ * after all ids have been used once; its generation, which is in every tid and in every
+ * slab, tells an old handle from the new cache.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -18,10 +18,10 @@
      US_STORE_USER | US_KMALLOC)
 /* What a request and a candidate for merging must have in common. */
 #define MERGE_SAME                                                                     \
-    (US_RECLAIM_ACCOUNT | US_CACHE_DMA | US_CACHE_DMA32 | US_ACCOUNT | US_NO_CPU_PARTIAL | \
-     US_FREELIST_HARDENED | US_FREELIST_RANDOM)
+    (US_RECLAIM_ACCOUNT | US_CACHE_DMA | US_CACHE_DMA32 | US_ACCOUNT |                 \
+     US_NO_CPU_PARTIAL | US_FREELIST_HARDENED | US_FREELIST_RANDOM)
 
-#define CTOR_IMAGE 1u
+#define CTOR_IMAGE    1u
 #define CTOR_FUNCTION 2u
 
 static uint64_t round_up(uint64_t x, uint64_t to)
@@ -31,26 +31,31 @@ static uint64_t round_up(uint64_t x, uint64_t to)
 
 /* ---- create ---- */
 
-static us_err check_config(const struct us_arena *a, const struct us_cache_config *config)
+static us_err check_config(const struct us_arena *a,
+                           const struct us_cache_config *config)
 {
     if (config->flags & GEOMETRY_ONLY) {
-        return us_fail(US_EBADARG,
-                       "cache flags 0x%x: debugging and RCU caches are not supported by this "
-                       "engine; leave 0x%x out",
-                       config->flags, config->flags & GEOMETRY_ONLY);
+        return us_fail(
+            US_EBADARG,
+            "cache flags 0x%x: debugging and RCU caches are not supported by this "
+            "engine; leave 0x%x out",
+            config->flags, config->flags & GEOMETRY_ONLY);
     }
     if (config->ctor != NULL && (config->image != NULL || !a->config.anonymous)) {
-        return us_fail(US_EBADARG,
-                       "a constructor function works in one process only: give the initial "
-                       "bytes instead, or use an arena without a name");
+        return us_fail(
+            US_EBADARG,
+            "a constructor function works in one process only: give the initial "
+            "bytes instead, or use an arena without a name");
     }
     if (config->defrag_ratio > 1024 || config->useroffset < 0 || config->usersize < 0 ||
-        (uint64_t)config->useroffset + (uint64_t)config->usersize > config->object_size) {
-        return us_fail(US_EBADARG,
-                       "user region %d+%d in objects of %llu bytes, defrag ratio %d: the region "
-                       "must lie in the object and the ratio in 0..1024",
-                       config->useroffset, config->usersize,
-                       (unsigned long long)config->object_size, config->defrag_ratio);
+        (uint64_t)config->useroffset + (uint64_t)config->usersize >
+            config->object_size) {
+        return us_fail(
+            US_EBADARG,
+            "user region %d+%d in objects of %llu bytes, defrag ratio %d: the region "
+            "must lie in the object and the ratio in 0..1024",
+            config->useroffset, config->usersize,
+            (unsigned long long)config->object_size, config->defrag_ratio);
     }
     return US_OK;
 }
@@ -70,10 +75,11 @@ static us_err new_id(struct us_arena *a, uint32_t *ret)
         }
     }
     if (*ret == 0) {
-        return us_fail(US_ELIMIT,
-                       "arena '%s': all %u caches are taken; destroy some, or create a larger "
-                       "arena (one cache per 16 pages)",
-                       a->name, a->config.caches_max);
+        return us_fail(
+            US_ELIMIT,
+            "arena '%s': all %u caches are taken; destroy some, or create a larger "
+            "arena (one cache per 16 pages)",
+            a->name, a->config.caches_max);
     }
     err = us_commit(a, us_offset(a, us_cache_shared(a, *ret)), a->at.cache_stride);
     if (err == US_OK && *ret > high) {
@@ -93,7 +99,8 @@ static us_err table_pages(struct us_arena *a, struct us_thread *t, uint64_t byte
     if (bytes == 0) {
         return US_OK;
     }
-    err = us_pages_alloc(a, t, 0, (int)us_cpu_slot(a), -1, us_get_order(bytes), bytes, &run);
+    err = us_pages_alloc(a, t, 0, (int)us_cpu_slot(a), -1, us_get_order(bytes), bytes,
+                         &run);
     if (err == US_OK) {
         us_pages_publish(a, run.page, US_BLOCK_META);
         *ret = us_page_offset(run.page);
@@ -101,7 +108,8 @@ static us_err table_pages(struct us_arena *a, struct us_thread *t, uint64_t byte
     return err;
 }
 
-static void free_tables(struct us_arena *a, struct us_thread *t, struct us_kmem_cache *shared)
+static void free_tables(struct us_arena *a, struct us_thread *t,
+                        struct us_kmem_cache *shared)
 {
     if (shared->image != 0) {
         us_pages_free(a, t, (uint32_t)(shared->image >> US_PAGE_SHIFT));
@@ -114,18 +122,22 @@ static void free_tables(struct us_arena *a, struct us_thread *t, struct us_kmem_
 
 /* Secret, initial image, and the order in which a new slab is linked (Fisher-Yates). */
 static us_err make_tables(struct us_arena *a, struct us_thread *t,
-                          const struct us_cache_config *config, struct us_kmem_cache *shared)
+                          const struct us_cache_config *config,
+                          struct us_kmem_cache *shared)
 {
     bool shuffled = (config->flags & US_FREELIST_RANDOM) && shared->objects >= 2;
     uint16_t *order;
     us_err err;
 
-    if (getrandom(&shared->random, sizeof(shared->random), 0) != (ssize_t)sizeof(uint64_t)) {
+    if (getrandom(&shared->random, sizeof(shared->random), 0) !=
+        (ssize_t)sizeof(uint64_t)) {
         return us_fail_errno(US_ESYSTEM, "no random bytes for a cache");
     }
-    err = table_pages(a, t, config->image != NULL ? config->object_size : 0, &shared->image);
+    err = table_pages(a, t, config->image != NULL ? config->object_size : 0,
+                      &shared->image);
     if (err == US_OK) {
-        err = table_pages(a, t, shuffled ? 2ULL * shared->objects : 0, &shared->shuffle);
+        err =
+            table_pages(a, t, shuffled ? 2ULL * shared->objects : 0, &shared->shuffle);
     }
     if (err != US_OK) {
         free_tables(a, t, shared);
@@ -156,7 +168,8 @@ static void reset_slots(struct us_arena *a, struct us_kmem_cache *shared)
 {
     struct us_kmem_cache_cpu *c = (void *)(shared + 1);
     struct us_kmem_cache_node *n = (void *)(c + a->cpus);
-    uint64_t generation = (uint64_t)(uint16_t)shared->generation << US_TID_GENERATION_SHIFT;
+    uint64_t generation = (uint64_t)(uint16_t)shared->generation
+                          << US_TID_GENERATION_SHIFT;
 
     for (uint32_t cpu = 0; cpu < a->cpus; cpu++) {
         struct us_pair fresh = {0, generation | cpu}, old;
@@ -196,8 +209,9 @@ static us_err create_cache(struct us_arena *a, struct us_thread *t, const char *
     struct us_geometry g;
     struct us_kmem_cache *shared;
     uint32_t entry;
-    us_err err = us_calculate_sizes(config, config->image != NULL || config->ctor != NULL,
-                                    a->config.order_cpus, a->at.orders, &g);
+    us_err err =
+        us_calculate_sizes(config, config->image != NULL || config->ctor != NULL,
+                           a->config.order_cpus, a->at.orders, &g);
 
     if (err != US_OK || (err = us_name_new(a, &entry)) != US_OK ||
         (err = new_id(a, ret)) != US_OK) {
@@ -221,11 +235,14 @@ static us_err create_cache(struct us_arena *a, struct us_thread *t, const char *
     shared->min_partial = g.min_partial;
     shared->cpu_partial = g.cpu_partial;
     shared->cpu_partial_slabs = g.cpu_partial_slabs;
-    shared->defrag_ratio = config->defrag_ratio < 0 ? 1000 : (uint32_t)config->defrag_ratio;
+    shared->defrag_ratio =
+        config->defrag_ratio < 0 ? 1000 : (uint32_t)config->defrag_ratio;
     shared->useroffset = config->useroffset;
     shared->usersize = config->usersize;
     us_store_relaxed32(&shared->serials, 0);
-    shared->has_ctor = config->image != NULL ? CTOR_IMAGE : config->ctor ? CTOR_FUNCTION : 0;
+    shared->has_ctor = config->image != NULL ? CTOR_IMAGE
+                       : config->ctor        ? CTOR_FUNCTION
+                                             : 0;
     shared->birth = a->header->births + 1;
     shared->image = shared->shuffle = 0;
     err = make_tables(a, t, config, shared);
@@ -247,11 +264,12 @@ static bool may_merge(uint32_t flags, bool has_ctor, int32_t usersize)
 }
 
 /* Linux: find_mergeable(), mm/slab_common.c, v6.18. Oldest first; 0: none. */
-static us_err find_mergeable(const struct us_arena *a, const struct us_cache_config *config,
-                             uint32_t *ret)
+static us_err find_mergeable(const struct us_arena *a,
+                             const struct us_cache_config *config, uint32_t *ret)
 {
     uint64_t size = round_up(config->object_size, US_WORD);
-    uint32_t align = us_calculate_alignment(config->flags, config->align, config->object_size);
+    uint32_t align =
+        us_calculate_alignment(config->flags, config->align, config->object_size);
     uint32_t steps = a->config.caches_max;
 
     *ret = 0;
@@ -269,8 +287,8 @@ static us_err find_mergeable(const struct us_arena *a, const struct us_cache_con
             return us_damaged(a, "the list of caches");
         }
         if (may_merge(s->flags, s->has_ctor != 0, s->usersize) && size <= s->size &&
-            (config->flags & MERGE_SAME) == (s->flags & MERGE_SAME) && s->size % align == 0 &&
-            s->size - size < US_WORD) {
+            (config->flags & MERGE_SAME) == (s->flags & MERGE_SAME) &&
+            s->size % align == 0 && s->size - size < US_WORD) {
             *ret = id;
             return US_OK;
         }
@@ -317,8 +335,8 @@ static us_err create_locked(struct us_arena *a, struct us_thread *t, const char 
     return err == US_OK ? create_cache(a, t, name, config, id) : err;
 }
 
-us_err us_cache_create_any(us_arena *a, const char *name, const struct us_cache_config *config,
-                           us_cache **ret)
+us_err us_cache_create_any(us_arena *a, const char *name,
+                           const struct us_cache_config *config, us_cache **ret)
 {
     struct us_thread *t;
     uint32_t id = 0;
@@ -340,18 +358,20 @@ us_err us_cache_create_any(us_arena *a, const char *name, const struct us_cache_
     return err;
 }
 
-us_err us_cache_create(us_arena *a, const char *name, const struct us_cache_config *config,
-                       us_cache **ret)
+us_err us_cache_create(us_arena *a, const char *name,
+                       const struct us_cache_config *config, us_cache **ret)
 {
     us_err err = us_name_check(name);
 
     if (err == US_OK) {
         err = check_config(a, config);
     }
-    if (err == US_OK && (strncmp(name, "kmalloc-", 8) == 0 ||
-                         strncmp(name, "dma-kmalloc-", 12) == 0)) {
-        err = us_fail(US_EBADNAME, "cache name '%s': names of this form belong to kmalloc; "
-                      "choose another", name);
+    if (err == US_OK &&
+        (strncmp(name, "kmalloc-", 8) == 0 || strncmp(name, "dma-kmalloc-", 12) == 0)) {
+        err = us_fail(US_EBADNAME,
+                      "cache name '%s': names of this form belong to kmalloc; "
+                      "choose another",
+                      name);
     }
     return err == US_OK ? us_cache_create_any(a, name, config, ret) : err;
 }
@@ -367,8 +387,8 @@ us_err us_cache_find(us_arena *a, const char *name, us_cache **ret)
     }
     err = us_name_find(a, name, &entry);
     if (err == US_OK && entry == 0) {
-        err = us_fail(US_ENOCACHE, "arena '%s' has no cache '%s': create it first", a->name,
-                      name);
+        err = us_fail(US_ENOCACHE, "arena '%s' has no cache '%s': create it first",
+                      a->name, name);
     }
     if (err == US_OK) {
         *ret = us_cache_handle(a, us_name_at(a, entry)->cache);
@@ -428,10 +448,11 @@ static us_err shut_down(struct us_arena *a, struct us_thread *t, const char *nam
     err = release_empty(s, t);
     us_intent_begin(t, US_OP_CACHE, 0);
     if (err == US_OK && count_slabs(s) != 0) {
-        err = us_fail(US_EBUSY,
-                      "arena '%s': cache '%s' still has objects in %llu slabs; free them "
-                      "first (see `uslub info`)",
-                      a->name, name, (unsigned long long)count_slabs(s));
+        err =
+            us_fail(US_EBUSY,
+                    "arena '%s': cache '%s' still has objects in %llu slabs; free them "
+                    "first (see `uslub info`)",
+                    a->name, name, (unsigned long long)count_slabs(s));
     }
     if (err != US_OK) {
         us_store_release32(&s->shared->state, US_CACHE_LIVE);
@@ -453,14 +474,16 @@ static us_err destroy_locked(struct us_arena *a, struct us_thread *t, const char
         return err;
     }
     if (entry == 0) {
-        return us_fail(US_ENOCACHE, "arena '%s' has no cache '%s' to destroy", a->name, name);
+        return us_fail(US_ENOCACHE, "arena '%s' has no cache '%s' to destroy", a->name,
+                       name);
     }
     s = us_cache_handle(a, us_name_at(a, entry)->cache);
     if (s == NULL) {
         return us_last_code();
     }
     if (s->flags & US_KMALLOC) {
-        return us_fail(US_EBADARG, "arena '%s': '%s' serves kmalloc and cannot be destroyed",
+        return us_fail(US_EBADARG,
+                       "arena '%s': '%s' serves kmalloc and cannot be destroyed",
                        a->name, name);
     }
     if (s->shared->refcount <= 1 && (err = shut_down(a, t, name, s)) != US_OK) {
@@ -548,7 +571,8 @@ us_err us_cache_each(us_arena *a, bool (*fn)(us_cache *, void *), void *arg)
     }
     most = a->config.caches_max;
     ids = malloc(most * sizeof(*ids));
-    for (uint32_t id = a->header->cache_head; ids != NULL && us_id_valid(a, id) && count < most;) {
+    for (uint32_t id = a->header->cache_head;
+         ids != NULL && us_id_valid(a, id) && count < most;) {
         ids[count++] = id;
         id = us_cache_shared(a, id)->next;
     }

@@ -2,8 +2,9 @@
 /*
  * cache.h - objects to callers: CPU slabs, chains, node lists, and the life of a cache.
  *
- * Lock order, outer to inner: cache_lock of the arena > lock of a CPU slot > list_lock of a
- * node. No lock is held while a constructor runs or pages for a new slab are sought.
+ * Lock order, outer to inner: cache_lock of the arena > lock of a CPU slot > list_lock
+ * of a node. No lock is held while a constructor runs or pages for a new slab are
+ * sought.
  */
 #ifndef US_CACHE_CACHE_H
 #define US_CACHE_CACHE_H
@@ -11,7 +12,8 @@
 #include "base/cpu.h"
 #include "slab/slab.h"
 
-/* ---- transaction ids: generation:16 event:48, the event modulo tid_step is the CPU ---- */
+/* ---- transaction ids: generation:16 event:48, the event modulo tid_step is the CPU
+ * ---- */
 
 #define US_TID_EVENTS ((1ULL << US_TID_GENERATION_SHIFT) - 1)
 
@@ -47,12 +49,14 @@ US_INLINE uint64_t us_active_pack(struct us_active active)
 }
 
 /*
- * Can this CPU slab exist and hold an object at `object`? Everything that a fast path uses
- * as an address has passed here; the words may have been written by anybody.
+ * Can this CPU slab exist and hold an object at `object`? Everything that a fast path
+ * uses as an address has passed here; the words may have been written by anybody.
  */
-US_INLINE bool us_active_holds(const struct us_cache *s, uint64_t active, uint64_t object)
+US_INLINE bool us_active_holds(const struct us_cache *s, uint64_t active,
+                               uint64_t object)
 {
-    uint64_t distance = object - (active & (US_OFFSET_MASK & ~(uint64_t)(US_PAGE_SIZE - 1)));
+    uint64_t distance =
+        object - (active & (US_OFFSET_MASK & ~(uint64_t)(US_PAGE_SIZE - 1)));
     uint64_t index = (uint64_t)(((unsigned __int128)distance * s->reciprocal) >> 64);
 
     return object - s->data_start <= s->span && index < active >> 48 &&
@@ -101,15 +105,17 @@ void us_cpu_install(struct us_cache *s, struct us_kmem_cache_cpu *c, uint32_t pa
 /* Linux: get_freelist(). 0: the slab is full now, and nobody's. */
 us_err us_get_freelist(struct us_cache *s, struct us_kmem_cache_cpu *c, uint32_t page,
                        uint64_t *ret);
-/* Linux: deactivate_slab(): `freelist` goes back to the slab, the slab to where it fits. */
-us_err us_deactivate_slab(struct us_cache *s, struct us_thread *t, struct us_kmem_cache_cpu *c,
-                          uint32_t page, uint64_t freelist);
+/* Linux: deactivate_slab(): `freelist` goes back to the slab, the slab to where it
+ * fits. */
+us_err us_deactivate_slab(struct us_cache *s, struct us_thread *t,
+                          struct us_kmem_cache_cpu *c, uint32_t page,
+                          uint64_t freelist);
 /* Linux: put_cpu_partial(). What overflows is in *drained: not under the lock. */
 us_err us_put_cpu_partial_locked(struct us_cache *s, struct us_kmem_cache_cpu *c,
                                  uint32_t page, bool drain, uint32_t *drained);
 /* Linux: __put_partials(): a detached chain of frozen slabs goes to the node lists. */
-us_err us_put_partials(struct us_cache *s, struct us_thread *t, struct us_kmem_cache_cpu *c,
-                       uint32_t chain);
+us_err us_put_partials(struct us_cache *s, struct us_thread *t,
+                       struct us_kmem_cache_cpu *c, uint32_t chain);
 us_err us_flush_slab_locked(struct us_cache *s, struct us_thread *t,
                             struct us_kmem_cache_cpu *c);
 us_err us_flush_chain_locked(struct us_cache *s, struct us_thread *t,
@@ -122,22 +128,26 @@ us_err us_flush_all(struct us_cache *s, struct us_thread *t);
 us_err us_add_partial(struct us_cache *s, uint32_t page, bool tail);
 us_err us_remove_partial(struct us_cache *s, uint32_t page);
 /*
- * Linux: get_partial(). A slab from a node list, frozen, its objects in *freelist (page 0:
- * none); more may go to the chain of the request's CPU, whose lock the caller holds. Takes
- * the list locks itself.
+ * Linux: get_partial(). A slab from a node list, frozen, its objects in *freelist (page
+ * 0: none); more may go to the chain of the request's CPU, whose lock the caller holds.
+ * Takes the list locks itself.
  */
-us_err us_get_partial(struct us_request *r, uint32_t gfp, uint32_t *page, uint64_t *freelist);
-us_err us_shrink_node(struct us_cache *s, struct us_thread *t, uint32_t node, bool sort);
+us_err us_get_partial(struct us_request *r, uint32_t gfp, uint32_t *page,
+                      uint64_t *freelist);
+us_err us_shrink_node(struct us_cache *s, struct us_thread *t, uint32_t node,
+                      bool sort);
 
 /* ---- alloc.c and free.c ---- */
 
 /* Checked and named: what `object` is, if it is this process's and of cache `s`. */
 us_err us_find_object(struct us_cache *s, uint64_t object, uint32_t *page);
-/* Linux: __slab_free(): objects head..tail of one slab, known to be one of `s`, untagged. */
-us_err us_slab_free(struct us_cache *s, struct us_thread *t, uint32_t cpu, uint32_t page,
-                    uint64_t head, uint64_t tail, uint32_t count);
+/* Linux: __slab_free(): objects head..tail of one slab, known to be one of `s`,
+ * untagged. */
+us_err us_slab_free(struct us_cache *s, struct us_thread *t, uint32_t cpu,
+                    uint32_t page, uint64_t head, uint64_t tail, uint32_t count);
 uint64_t us_alloc_one(struct us_request *r);
-us_err us_free_one(struct us_cache *s, struct us_thread *t, uint32_t cpu, uint64_t object);
+us_err us_free_one(struct us_cache *s, struct us_thread *t, uint32_t cpu,
+                   uint64_t object);
 /* Sets the tag of an object just taken from a freelist. */
 us_err us_claim(struct us_cache *s, uint64_t object);
 
@@ -151,14 +161,14 @@ struct us_name *us_name_at(const struct us_arena *a, uint32_t entry);
 struct us_cache *us_kmalloc_cache(struct us_arena *a, uint32_t family, uint32_t index);
 
 /*
- * Before anybody is told that memory is out: flushes every CPU of every cache, discards empty
- * slabs, gives free pages back. The caller holds no lock.
+ * Before anybody is told that memory is out: flushes every CPU of every cache, discards
+ * empty slabs, gives free pages back. The caller holds no lock.
  */
 us_err us_reclaim(struct us_arena *a, struct us_thread *t);
 
 /* us_cache_create() for names that only the engine may give. */
-us_err us_cache_create_any(us_arena *a, const char *name, const struct us_cache_config *config,
-                           us_cache **ret);
+us_err us_cache_create_any(us_arena *a, const char *name,
+                           const struct us_cache_config *config, us_cache **ret);
 
 /* ---- bulk.c ---- */
 

@@ -2,10 +2,10 @@
 /*
  * cpu.c - one CPU slot: its slab, its freelist, its chain of partial slabs.
  *
- * Fast paths run on a slot without its lock. What keeps them apart from us is the order of
- * stores: unpublish `active`, then swap the freelist away with a new tid; install the
- * freelist with a new tid, then publish. A fast path reads the tid first and `active`
- * second, so it either sees no slab or fails its swap.
+ * Fast paths run on a slot without its lock. What keeps them apart from us is the order
+ * of stores: unpublish `active`, then swap the freelist away with a new tid; install
+ * the freelist with a new tid, then publish. A fast path reads the tid first and
+ * `active` second, so it either sees no slab or fails its swap.
  */
 #include "cache/cache.h"
 
@@ -76,13 +76,13 @@ static enum outcome judge(const struct us_cache *s, const struct us_kmem_cache_n
 }
 
 /*
- * Splices `count` objects (freelist..last) onto the slab and unfreezes it, in one swap. A
- * slab that will be on a list is put there under the lock taken before the swap, so that
- * nobody meets it unfrozen and off the list.
+ * Splices `count` objects (freelist..last) onto the slab and unfreezes it, in one swap.
+ * A slab that will be on a list is put there under the lock taken before the swap, so
+ * that nobody meets it unfrozen and off the list.
  */
-static us_err give_back(struct us_cache *s, struct us_thread *t, struct us_kmem_cache_cpu *c,
-                        uint32_t page, uint64_t freelist, uint64_t last, uint32_t count,
-                        bool tail, enum outcome *outcome)
+static us_err give_back(struct us_cache *s, struct us_thread *t,
+                        struct us_kmem_cache_cpu *c, uint32_t page, uint64_t freelist,
+                        uint64_t last, uint32_t count, bool tail, enum outcome *outcome)
 {
     struct us_page *p = s->arena->pages + page;
     struct us_kmem_cache_node *n = us_slab_node(s, page);
@@ -94,7 +94,8 @@ static us_err give_back(struct us_cache *s, struct us_thread *t, struct us_kmem_
         struct us_slab_word word = us_slab_read(old);
 
         if (count > word.inuse) {
-            err = us_fail(US_ECORRUPT, "arena '%s': the slab at page %u says that %u objects "
+            err = us_fail(US_ECORRUPT,
+                          "arena '%s': the slab at page %u says that %u objects "
                           "are in use, its CPU has %u of them free; recreate the arena",
                           s->arena->name, page, word.inuse, count);
             break;
@@ -126,8 +127,8 @@ static us_err give_back(struct us_cache *s, struct us_thread *t, struct us_kmem_
     return err;
 }
 
-us_err us_deactivate_slab(struct us_cache *s, struct us_thread *t, struct us_kmem_cache_cpu *c,
-                          uint32_t page, uint64_t freelist)
+us_err us_deactivate_slab(struct us_cache *s, struct us_thread *t,
+                          struct us_kmem_cache_cpu *c, uint32_t page, uint64_t freelist)
 {
     struct us_page *p = us_slab_at(s, page);
     struct us_slab_word word;
@@ -158,7 +159,8 @@ us_err us_deactivate_slab(struct us_cache *s, struct us_thread *t, struct us_kme
         us_slab_discard(s, t, page);
         us_stat_add(c, US_STAT_FREE_SLAB, 1);
     } else if (outcome == SLAB_PARTIAL) {
-        us_stat_add(c, tail ? US_STAT_DEACTIVATE_TO_TAIL : US_STAT_DEACTIVATE_TO_HEAD, 1);
+        us_stat_add(c, tail ? US_STAT_DEACTIVATE_TO_TAIL : US_STAT_DEACTIVATE_TO_HEAD,
+                    1);
     } else {
         us_stat_add(c, US_STAT_DEACTIVATE_FULL, 1);
     }
@@ -191,7 +193,8 @@ us_err us_put_cpu_partial_locked(struct us_cache *s, struct us_kmem_cache_cpu *c
     return US_OK;
 }
 
-/* Unfreezes a slab of a drained chain under its list lock; true: it is to be discarded. */
+/* Unfreezes a slab of a drained chain under its list lock; true: it is to be discarded.
+ */
 static bool unfreeze(struct us_cache *s, struct us_kmem_cache_cpu *c,
                      struct us_kmem_cache_node *n, uint32_t page)
 {
@@ -212,8 +215,8 @@ static bool unfreeze(struct us_cache *s, struct us_kmem_cache_cpu *c,
                                   us_load_relaxed32(&s->shared->min_partial);
 }
 
-us_err us_put_partials(struct us_cache *s, struct us_thread *t, struct us_kmem_cache_cpu *c,
-                       uint32_t chain)
+us_err us_put_partials(struct us_cache *s, struct us_thread *t,
+                       struct us_kmem_cache_cpu *c, uint32_t chain)
 {
     struct us_kmem_cache_node *n = NULL;
     uint32_t discards = 0, steps = 0;
@@ -289,10 +292,11 @@ us_err us_flush_chain_locked(struct us_cache *s, struct us_thread *t,
     return us_put_partials(s, t, c, chain);
 }
 
-typedef us_err (*flush_fn)(struct us_cache *, struct us_thread *, struct us_kmem_cache_cpu *);
+typedef us_err (*flush_fn)(struct us_cache *, struct us_thread *,
+                           struct us_kmem_cache_cpu *);
 
-static us_err with_slot(struct us_cache *s, struct us_thread *t, uint32_t cpu, flush_fn first,
-                        flush_fn second)
+static us_err with_slot(struct us_cache *s, struct us_thread *t, uint32_t cpu,
+                        flush_fn first, flush_fn second)
 {
     struct us_kmem_cache_cpu *c = us_cpu(s, cpu);
     us_err err = us_lock(s->arena, t, &c->lock);

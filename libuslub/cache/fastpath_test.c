@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * fastpath_test.c - what the words of the fast path are for: the transaction id against ABA,
- * the intent record, the tag, the wrap of the event counter, the generation.
+ * fastpath_test.c - what the words of the fast path are for: the transaction id against
+ * ABA, the intent record, the tag, the wrap of the event counter, the generation.
  */
 #include <assert.h>
 #include <stdio.h>
@@ -34,7 +34,8 @@ static uint64_t offset_of(const void *object)
 
 /*
  * The classic: T reads (A, next B); meanwhile A and B are allocated and A is freed. The
- * freelist says A again, but B is in use. Without the tid T's swap would hand B out twice.
+ * freelist says A again, but B is in use. Without the tid T's swap would hand B out
+ * twice.
  */
 static void the_tid_stops_aba(void)
 {
@@ -60,7 +61,8 @@ static void the_tid_stops_aba(void)
     without_tid = c->freelist;
     assert(without_tid.lo == seen.lo && without_tid.hi != seen.hi);
     assert(us_cas_pair(&c->freelist, without_tid, wanted)); /* what T would have done */
-    assert(c->freelist.lo == offset_of(b)); /* B is in use and about to be handed out again */
+    assert(c->freelist.lo ==
+           offset_of(b)); /* B is in use and about to be handed out again */
     us_arena_detach(arena);
 }
 
@@ -86,7 +88,8 @@ static void the_event_counter_wraps_without_touching_the_generation(void)
     us_cache *s = make("wrap", 64, 0);
     uint64_t last = s->generation_bits | (US_TID_EVENTS - 1);
 
-    assert(us_next_tid(s, last) == (s->generation_bits | ((US_TID_EVENTS - 1 + 4) & US_TID_EVENTS)));
+    assert(us_next_tid(s, last) ==
+           (s->generation_bits | ((US_TID_EVENTS - 1 + 4) & US_TID_EVENTS)));
     assert(us_next_tid(s, last) >> US_TID_GENERATION_SHIFT == s->generation);
     us_arena_detach(arena);
 }
@@ -107,7 +110,8 @@ static void an_owned_object_on_a_freelist_is_not_handed_out(void)
 static void wild_links_are_errors_and_never_addresses(void)
 {
     us_cache *s = make("wild", 64, 0);
-    static const uint64_t wild[] = {1, 8, UINT64_MAX, 1ULL << 43, 1ULL << 60, 4096 * 3 + 8};
+    static const uint64_t wild[] = {1,          8,          UINT64_MAX,
+                                    1ULL << 43, 1ULL << 60, 4096 * 3 + 8};
 
     for (size_t i = 0; i < sizeof(wild) / sizeof(wild[0]); i++) {
         us_cpu(s, 0)->freelist.lo = wild[i];

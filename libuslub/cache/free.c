@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * free.c - one object back: to the CPU's own slab without a lock, or into any slab from any
- * CPU, whatever that slab is doing.
+ * free.c - one object back: to the CPU's own slab without a lock, or into any slab from
+ * any CPU, whatever that slab is doing.
  *
- * The tag goes first: an object whose tag is 0 is free, even if this process dies before it
- * is on a list. Linux: do_slab_free(), __slab_free(), mm/slub.c, v6.18 (with frozen chains).
+ * The tag goes first: an object whose tag is 0 is free, even if this process dies
+ * before it is on a list. Linux: do_slab_free(), __slab_free(), mm/slub.c, v6.18 (with
+ * frozen chains).
  */
 #include "cache/cache.h"
 
@@ -12,10 +13,11 @@
 
 static us_err foreign(const struct us_cache *s, uint64_t object, const char *why)
 {
-    return us_fail(US_EFOREIGN,
-                   "arena '%s', cache id %u: offset 0x%llx is no object: %s; expected the "
-                   "address that an allocation returned",
-                   s->arena->name, s->id, (unsigned long long)object, why);
+    return us_fail(
+        US_EFOREIGN,
+        "arena '%s', cache id %u: offset 0x%llx is no object: %s; expected the "
+        "address that an allocation returned",
+        s->arena->name, s->id, (unsigned long long)object, why);
 }
 
 us_err us_find_object(struct us_cache *s, uint64_t object, uint32_t *page)
@@ -34,33 +36,36 @@ us_err us_find_object(struct us_cache *s, uint64_t object, uint32_t *page)
     }
     p = a->pages + *page;
     if (us_load_relaxed32(&p->cache) != s->id) {
-        return us_fail(US_EWRONGCACHE,
-                       "arena '%s': the object at offset 0x%llx is of cache id %u, not of "
-                       "cache id %u; free it through its own cache",
-                       a->name, (unsigned long long)object, us_load_relaxed32(&p->cache),
-                       s->id);
+        return us_fail(
+            US_EWRONGCACHE,
+            "arena '%s': the object at offset 0x%llx is of cache id %u, not of "
+            "cache id %u; free it through its own cache",
+            a->name, (unsigned long long)object, us_load_relaxed32(&p->cache), s->id);
     }
     if (p->cache_gen != (uint16_t)s->generation) {
         return us_cache_alive(s);
     }
-    if (!us_object_index(s, *page, us_slab_read(us_slab_load(p)).objects, object, &index)) {
+    if (!us_object_index(s, *page, us_slab_read(us_slab_load(p)).objects, object,
+                         &index)) {
         return foreign(s, object, "it points into an object, or between two");
     }
     tag = us_load_acquire16(us_tag(s, object));
     if (tag == 0 || tag == (us_me(a) | US_TAG_FREEING)) {
-        return us_fail(US_EDOUBLEFREE,
-                       "arena '%s', cache id %u: object %u of slab %u (offset 0x%llx) is "
-                       "already free%s; free each object once",
-                       a->name, s->id, index, p->serial, (unsigned long long)object,
-                       tag == 0 ? "" : ", or twice in this call");
+        return us_fail(
+            US_EDOUBLEFREE,
+            "arena '%s', cache id %u: object %u of slab %u (offset 0x%llx) is "
+            "already free%s; free each object once",
+            a->name, s->id, index, p->serial, (unsigned long long)object,
+            tag == 0 ? "" : ", or twice in this call");
     }
     if (tag != us_me(a)) {
-        return us_fail(US_ENOTOWNER,
-                       "arena '%s', cache id %u: object %u of slab %u (offset 0x%llx) "
-                       "belongs to participant %u, this process is %d; it has to be handed "
-                       "over first",
-                       a->name, s->id, index, p->serial, (unsigned long long)object,
-                       tag - 1, us_me(a) - 1);
+        return us_fail(
+            US_ENOTOWNER,
+            "arena '%s', cache id %u: object %u of slab %u (offset 0x%llx) "
+            "belongs to participant %u, this process is %d; it has to be handed "
+            "over first",
+            a->name, s->id, index, p->serial, (unsigned long long)object, tag - 1,
+            us_me(a) - 1);
     }
     return US_OK;
 }
@@ -68,7 +73,8 @@ us_err us_find_object(struct us_cache *s, uint64_t object, uint32_t *page)
 /* ---- into any slab ---- */
 
 /* A slab that was full has a free object again: it goes to this CPU's chain. */
-static us_err put_on_chain(struct us_cache *s, struct us_thread *t, uint32_t cpu, uint32_t page)
+static us_err put_on_chain(struct us_cache *s, struct us_thread *t, uint32_t cpu,
+                           uint32_t page)
 {
     struct us_kmem_cache_cpu *c = us_cpu(s, cpu);
     uint32_t drained = 0;
@@ -89,8 +95,8 @@ static us_err put_on_chain(struct us_cache *s, struct us_thread *t, uint32_t cpu
 
 /* The swap has happened under list_lock: put the slab where it belongs now. */
 static us_err settle(struct us_cache *s, struct us_kmem_cache_node *n,
-                     struct us_kmem_cache_cpu *c, uint32_t page, bool was_full, bool empty,
-                     bool *discard)
+                     struct us_kmem_cache_cpu *c, uint32_t page, bool was_full,
+                     bool empty, bool *discard)
 {
     us_err err = US_OK;
 
@@ -108,8 +114,8 @@ static us_err settle(struct us_cache *s, struct us_kmem_cache_node *n,
     return err;
 }
 
-us_err us_slab_free(struct us_cache *s, struct us_thread *t, uint32_t cpu, uint32_t page,
-                    uint64_t head, uint64_t tail, uint32_t count)
+us_err us_slab_free(struct us_cache *s, struct us_thread *t, uint32_t cpu,
+                    uint32_t page, uint64_t head, uint64_t tail, uint32_t count)
 {
     struct us_page *p = s->arena->pages + page;
     struct us_kmem_cache_node *n = us_slab_node(s, page);
@@ -124,7 +130,8 @@ us_err us_slab_free(struct us_cache *s, struct us_thread *t, uint32_t cpu, uint3
         bool locked = false;
 
         if (count > was.inuse) {
-            return us_fail(US_ECORRUPT, "arena '%s': the slab at page %u says that %u objects "
+            return us_fail(US_ECORRUPT,
+                           "arena '%s': the slab at page %u says that %u objects "
                            "are in use, %u are to be freed; recreate the arena",
                            s->arena->name, page, was.inuse, count);
         }
@@ -142,7 +149,8 @@ us_err us_slab_free(struct us_cache *s, struct us_thread *t, uint32_t cpu, uint3
         }
         if (us_slab_swap(p, old, word)) {
             if (locked) {
-                err = settle(s, n, c, page, was.freelist == 0, word.inuse == 0, &discard);
+                err =
+                    settle(s, n, c, page, was.freelist == 0, word.inuse == 0, &discard);
                 us_unlock(&n->list_lock);
             } else if (was.frozen) {
                 us_stat_add(c, US_STAT_FREE_FROZEN, 1);
@@ -163,8 +171,9 @@ us_err us_slab_free(struct us_cache *s, struct us_thread *t, uint32_t cpu, uint3
     return err;
 }
 
-static __attribute__((noinline)) us_err free_slow(struct us_cache *s, struct us_thread *t, uint32_t cpu,
-                                uint64_t object)
+static __attribute__((noinline)) us_err free_slow(struct us_cache *s,
+                                                  struct us_thread *t, uint32_t cpu,
+                                                  uint64_t object)
 {
     uint32_t page;
     us_err err = us_find_object(s, object, &page);
@@ -185,8 +194,8 @@ static __attribute__((noinline)) us_err free_slow(struct us_cache *s, struct us_
 /* ---- to the CPU's own slab ---- */
 
 /*
- * An untagged object whose first swap failed. If the slab was taken from under us it is a
- * slab like any other now.
+ * An untagged object whose first swap failed. If the slab was taken from under us it is
+ * a slab like any other now.
  */
 static US_COLD us_err push_again(struct us_cache *s, struct us_thread *t, uint32_t cpu,
                                  uint64_t active, uint64_t object)
@@ -218,11 +227,12 @@ static US_COLD us_err push_again(struct us_cache *s, struct us_thread *t, uint32
     return US_OK;
 }
 
-/* The object is not of the CPU slab, or not ours: `miss` decides, with the same arguments. */
+/* The object is not of the CPU slab, or not ours: `miss` decides, with the same
+ * arguments. */
 typedef us_err (*free_fn)(struct us_cache *, struct us_thread *, uint32_t, uint64_t);
 
-US_INLINE us_err push(struct us_cache *s, struct us_thread *t, uint32_t cpu, uint64_t object,
-                      free_fn miss)
+US_INLINE us_err push(struct us_cache *s, struct us_thread *t, uint32_t cpu,
+                      uint64_t object, free_fn miss)
 {
     struct us_kmem_cache_cpu *c = us_cpu(s, cpu);
     struct us_pair old, new;
@@ -253,7 +263,8 @@ US_INLINE us_err push(struct us_cache *s, struct us_thread *t, uint32_t cpu, uin
     return US_OK;
 }
 
-us_err us_free_one(struct us_cache *s, struct us_thread *t, uint32_t cpu, uint64_t object)
+us_err us_free_one(struct us_cache *s, struct us_thread *t, uint32_t cpu,
+                   uint64_t object)
 {
     return push(s, t, cpu, object, free_slow);
 }

@@ -12,7 +12,8 @@ static bool block_valid(const struct us_arena *a, uint64_t offset, uint64_t byte
            bytes <= a->data_bytes - (offset - a->data_start);
 }
 
-/* Copies what never changes, and believes none of it: a handle is used without checks. */
+/* Copies what never changes, and believes none of it: a handle is used without checks.
+ */
 static us_err fill_handle(struct us_arena *a, uint32_t id, struct us_cache *s)
 {
     struct us_kmem_cache *shared = us_cache_shared(a, id);
@@ -41,8 +42,9 @@ static us_err fill_handle(struct us_arena *a, uint32_t id, struct us_cache *s)
     if (s->size < US_WORD || s->size % US_WORD != 0 || s->size > a->data_bytes ||
         s->object_size > s->size || s->offset > s->size - US_WORD ||
         s->order >= a->at.orders || s->min_order > s->order || s->objects < 1 ||
-        s->objects > US_OBJECTS_MAX || s->objects > us_order_objects(s->order, s->size) ||
-        s->min_objects < 1 || s->min_objects > us_order_objects(s->min_order, s->size) ||
+        s->objects > US_OBJECTS_MAX ||
+        s->objects > us_order_objects(s->order, s->size) || s->min_objects < 1 ||
+        s->min_objects > us_order_objects(s->min_order, s->size) ||
         shared->min_partial > INT32_MAX) {
         return us_damaged(a, "the description of a cache");
     }
@@ -78,8 +80,9 @@ static void drop_handles(struct us_cache *s)
 }
 
 /*
- * The handle of a cache; a new one if the id has been given to another cache. Old handles
- * stay until the arena is detached: somebody may hold one, and is told that it is stale.
+ * The handle of a cache; a new one if the id has been given to another cache. Old
+ * handles stay until the arena is detached: somebody may hold one, and is told that it
+ * is stale.
  */
 struct us_cache *us_cache_handle(struct us_arena *a, uint32_t id)
 {
@@ -90,12 +93,14 @@ struct us_cache *us_cache_handle(struct us_arena *a, uint32_t id)
         return NULL;
     }
     s = us_load_pointer(&a->handles[id]);
-    if (s != NULL && s->generation == us_load_relaxed32(&us_cache_shared(a, id)->generation)) {
+    if (s != NULL &&
+        s->generation == us_load_relaxed32(&us_cache_shared(a, id)->generation)) {
         return s;
     }
     (void)pthread_mutex_lock(&a->handles_lock);
     s = a->handles[id];
-    if (s == NULL || s->generation != us_load_relaxed32(&us_cache_shared(a, id)->generation)) {
+    if (s == NULL ||
+        s->generation != us_load_relaxed32(&us_cache_shared(a, id)->generation)) {
         struct us_cache *old = s;
 
         s = calloc(1, sizeof(*s));
@@ -120,7 +125,7 @@ us_err us_cache_alive(const struct us_cache *s)
                   us_load_relaxed32(&s->shared->generation) == s->generation)) {
         return US_OK;
     }
-    return us_fail(US_ENOCACHE, "arena '%s': cache id %u has been destroyed; create it again",
+    return us_fail(US_ENOCACHE,
+                   "arena '%s': cache id %u has been destroyed; create it again",
                    s->arena->name, s->id);
 }
-

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * kmalloc.c - requests by size: 13 size caches in four families, and the page allocator for
- * what is larger. Also what any address is, and hand-over.
+ * kmalloc.c - requests by size: 13 size caches in four families, and the page allocator
+ * for what is larger. Also what any address is, and hand-over.
  *
  * Linux: kmalloc_slab(), __ksize(), krealloc(), mm/slab_common.c, v6.18.
  */
@@ -25,7 +25,10 @@ static const struct family {
 
 static uint32_t family_of(uint32_t gfp)
 {
-    return gfp & US_GFP_DMA ? 1 : gfp & US_GFP_RECLAIMABLE ? 2 : gfp & US_GFP_ACCOUNT ? 3 : 0;
+    return gfp & US_GFP_DMA           ? 1
+           : gfp & US_GFP_RECLAIMABLE ? 2
+           : gfp & US_GFP_ACCOUNT     ? 3
+                                      : 0;
 }
 
 struct us_cache *us_kmalloc_cache(struct us_arena *a, uint32_t family, uint32_t index)
@@ -61,10 +64,12 @@ static uint16_t *large_tag(const struct us_arena *a, uint32_t page)
 {
     uint32_t plane = US_TAG_PLANES - 1;
 
-    return us_at(a, a->at.tags[plane] + (uint64_t)(page - a->first_page) * US_TAG_STRIDE(plane));
+    return us_at(a, a->at.tags[plane] +
+                        (uint64_t)(page - a->first_page) * US_TAG_STRIDE(plane));
 }
 
-static void *large_alloc(struct us_arena *a, uint64_t n, uint32_t gfp, int cpu, int node)
+static void *large_alloc(struct us_arena *a, uint64_t n, uint32_t gfp, int cpu,
+                         int node)
 {
     struct us_thread *t = us_thread_self(a);
     struct us_run run;
@@ -101,17 +106,19 @@ static us_err check_large(const struct us_arena *a, uint32_t page, uint64_t obje
     uint16_t tag = us_load_acquire16(large_tag(a, page));
 
     if (object != us_page_offset(page)) {
-        return us_fail(US_EFOREIGN,
-                       "arena '%s': offset 0x%llx points into the object at 0x%llx; expected "
-                       "the address that an allocation returned",
-                       a->name, (unsigned long long)object,
-                       (unsigned long long)us_page_offset(page));
+        return us_fail(
+            US_EFOREIGN,
+            "arena '%s': offset 0x%llx points into the object at 0x%llx; expected "
+            "the address that an allocation returned",
+            a->name, (unsigned long long)object,
+            (unsigned long long)us_page_offset(page));
     }
     if (tag != us_me(a)) {
-        return us_fail(tag == 0 ? US_EDOUBLEFREE : US_ENOTOWNER,
-                       "arena '%s': the object at offset 0x%llx belongs to participant %d, "
-                       "this process is %d",
-                       a->name, (unsigned long long)object, tag - 1, us_me(a) - 1);
+        return us_fail(
+            tag == 0 ? US_EDOUBLEFREE : US_ENOTOWNER,
+            "arena '%s': the object at offset 0x%llx belongs to participant %d, "
+            "this process is %d",
+            a->name, (unsigned long long)object, tag - 1, us_me(a) - 1);
     }
     return US_OK;
 }
@@ -147,10 +154,11 @@ static us_err block_of(const struct us_arena *a, uint64_t object, uint32_t *page
     if (*state == US_BLOCK_SLAB || *state == US_BLOCK_LARGE) {
         return US_OK;
     }
-    return us_fail(US_EFOREIGN,
-                   "arena '%s': offset 0x%llx is no object: nothing is allocated there; "
-                   "expected the address that an allocation returned",
-                   a->name, (unsigned long long)object);
+    return us_fail(
+        US_EFOREIGN,
+        "arena '%s': offset 0x%llx is no object: nothing is allocated there; "
+        "expected the address that an allocation returned",
+        a->name, (unsigned long long)object);
 }
 
 us_err us_object_stat(us_arena *a, const void *pointer, struct us_object_info *ret)
@@ -181,15 +189,17 @@ us_err us_object_stat(us_arena *a, const void *pointer, struct us_object_info *r
         return us_last_code();
     }
     ret->slab = us_load_relaxed32(&p->serial);
-    if (!us_object_index(ret->cache, page, us_slab_read(us_slab_load(p)).objects, object,
-                         &ret->index)) {
-        return us_fail(US_EFOREIGN,
-                       "arena '%s': offset 0x%llx points into an object of cache id %u, or "
-                       "between two; expected the address that an allocation returned",
-                       a->name, (unsigned long long)object, ret->cache->id);
+    if (!us_object_index(ret->cache, page, us_slab_read(us_slab_load(p)).objects,
+                         object, &ret->index)) {
+        return us_fail(
+            US_EFOREIGN,
+            "arena '%s': offset 0x%llx points into an object of cache id %u, or "
+            "between two; expected the address that an allocation returned",
+            a->name, (unsigned long long)object, ret->cache->id);
     }
     ret->owner = us_load_acquire16(us_tag(ret->cache, object));
-    ret->usable = ret->cache->shared->has_ctor ? ret->cache->object_size : ret->cache->size;
+    ret->usable =
+        ret->cache->shared->has_ctor ? ret->cache->object_size : ret->cache->size;
     return US_OK;
 }
 
@@ -198,7 +208,7 @@ us_err us_adopt(us_arena *a, uint64_t offset, uint16_t from)
     struct us_thread *t = us_thread_self(a);
     struct us_object_info info;
     uint16_t *tag, seen = from;
-    us_err err = t == NULL                ? us_last_code()
+    us_err err = t == NULL ? us_last_code()
                  : from == 0 || from > US_PROCESSES
                      ? us_fail(US_EBADARG, "arena '%s': %u is no owner", a->name, from)
                      : us_object_stat(a, us_at(a, offset), &info);
@@ -210,10 +220,11 @@ us_err us_adopt(us_arena *a, uint64_t offset, uint16_t from)
                      : us_tag(info.cache, offset);
     us_intent_begin(t, US_OP_ADOPT, offset);
     if (!us_cas_acq_rel16(tag, &seen, us_me(a))) {
-        err = us_fail(US_ENOTOWNER,
-                      "arena '%s': the object at offset 0x%llx belongs to participant %d, not "
-                      "to %d who handed it over: somebody took it first, or it was freed",
-                      a->name, (unsigned long long)offset, seen - 1, from - 1);
+        err = us_fail(
+            US_ENOTOWNER,
+            "arena '%s': the object at offset 0x%llx belongs to participant %d, not "
+            "to %d who handed it over: somebody took it first, or it was freed",
+            a->name, (unsigned long long)offset, seen - 1, from - 1);
     }
     us_intent_end(t);
     return err;
@@ -232,8 +243,9 @@ void *us_kmalloc(us_arena *a, uint64_t n, uint32_t gfp, int cpu, int node)
         return NULL;
     }
     if (cpu < -1 || cpu >= (int)a->cpus || node < -1 || node >= (int)a->nodes) {
-        us_fail(US_EBADARG, "CPU %d, node %d: arena '%s' has CPUs 0 to %u and nodes 0 to %u",
-                cpu, node, a->name, a->cpus - 1, a->nodes - 1);
+        us_fail(US_EBADARG,
+                "CPU %d, node %d: arena '%s' has CPUs 0 to %u and nodes 0 to %u", cpu,
+                node, a->name, a->cpus - 1, a->nodes - 1);
         return NULL;
     }
     if (n > US_KMALLOC_MAX) {
@@ -269,7 +281,8 @@ uint64_t us_ksize(us_arena *a, const void *pointer)
 }
 
 /* A large object that still fits its block grows or shrinks in place. */
-static bool resize_large(struct us_arena *a, const struct us_object_info *info, uint64_t n)
+static bool resize_large(struct us_arena *a, const struct us_object_info *info,
+                         uint64_t n)
 {
     uint32_t page = info->page + a->first_page, order;
 
@@ -294,10 +307,11 @@ void *us_krealloc(us_arena *a, void *object, uint64_t n, uint32_t gfp, int cpu)
         return NULL;
     }
     if (info.owner != us_me(a)) {
-        us_fail(info.owner == 0 ? US_EDOUBLEFREE : US_ENOTOWNER,
-                "arena '%s': the object at offset 0x%llx belongs to participant %d, this "
-                "process is %d; it cannot be resized",
-                a->name, (unsigned long long)info.offset, info.owner - 1, us_me(a) - 1);
+        us_fail(
+            info.owner == 0 ? US_EDOUBLEFREE : US_ENOTOWNER,
+            "arena '%s': the object at offset 0x%llx belongs to participant %d, this "
+            "process is %d; it cannot be resized",
+            a->name, (unsigned long long)info.offset, info.owner - 1, us_me(a) - 1);
         return NULL;
     }
     if (n != 0 && (info.large ? n > US_KMALLOC_MAX && resize_large(a, &info, n)

@@ -6,8 +6,8 @@
 
 struct us_kmem_cache *us_cache_shared(const struct us_arena *a, uint32_t id)
 {
-    return (struct us_kmem_cache *)us_at(a, a->at.caches +
-                                                (uint64_t)(id - 1) * a->at.cache_stride);
+    return (struct us_kmem_cache *)us_at(a, a->at.caches + (uint64_t)(id - 1) *
+                                                               a->at.cache_stride);
 }
 
 struct us_name *us_name_at(const struct us_arena *a, uint32_t entry)
@@ -29,7 +29,8 @@ static bool name_valid(const struct us_arena *a, uint32_t entry)
 
 us_err us_damaged(const struct us_arena *a, const char *what)
 {
-    return us_fail(US_ECORRUPT, "arena '%s': %s is damaged; recreate the arena", a->name, what);
+    return us_fail(US_ECORRUPT, "arena '%s': %s is damaged; recreate the arena",
+                   a->name, what);
 }
 
 static uint64_t hash_bytes(const void *data, uint64_t size)
@@ -47,7 +48,8 @@ static uint32_t *bucket_of(const struct us_arena *a, const char *name)
 {
     uint64_t hash = hash_bytes(name, strlen(name));
 
-    return (uint32_t *)us_at(a, a->at.buckets) + ((hash ^ hash >> 32) & a->at.bucket_mask);
+    return (uint32_t *)us_at(a, a->at.buckets) +
+           ((hash ^ hash >> 32) & a->at.bucket_mask);
 }
 
 /* Entry of a name, 0 if there is none. US_ECORRUPT if the chain is no chain. */
@@ -78,8 +80,10 @@ us_err us_name_check(const char *name)
     }
     for (size_t i = 0; i < length; i++) {
         if (name[i] == '/' || (unsigned char)name[i] <= 0x20 || name[i] == 0x7f) {
-            return us_fail(US_EBADNAME, "cache name has byte 0x%02x at %zu: slashes, spaces "
-                           "and control characters are not allowed", (unsigned char)name[i], i);
+            return us_fail(US_EBADNAME,
+                           "cache name has byte 0x%02x at %zu: slashes, spaces "
+                           "and control characters are not allowed",
+                           (unsigned char)name[i], i);
         }
     }
     return US_OK;
@@ -97,7 +101,8 @@ static void describe(const struct us_cache_config *config, struct us_name *name)
     name->useroffset = config->useroffset;
     name->usersize = config->usersize;
     name->defrag_ratio = config->defrag_ratio;
-    name->image_hash = config->image != NULL ? hash_bytes(config->image, config->object_size)
+    name->image_hash = config->image != NULL
+                           ? hash_bytes(config->image, config->object_size)
                        : config->ctor != NULL ? 1
                                               : 0;
 }
@@ -110,21 +115,23 @@ us_err us_name_compare(const struct us_name *have, const struct us_cache_config 
     describe(config, &want);
     if (have->object_size == want.object_size && have->align == want.align &&
         have->flags == want.flags && have->order == want.order &&
-        have->min_partial == want.min_partial && have->cpu_partial == want.cpu_partial &&
-        have->useroffset == want.useroffset && have->usersize == want.usersize &&
-        have->defrag_ratio == want.defrag_ratio && have->image_hash == want.image_hash) {
+        have->min_partial == want.min_partial &&
+        have->cpu_partial == want.cpu_partial && have->useroffset == want.useroffset &&
+        have->usersize == want.usersize && have->defrag_ratio == want.defrag_ratio &&
+        have->image_hash == want.image_hash) {
         return US_OK;
     }
-    return us_fail(US_ECACHEEXISTS,
-                   "cache '%s' exists with other parameters: object size %llu, align %u, flags "
-                   "0x%x, order %d, min_partial %d, cpu_partial %d%s; asked for: %llu, %u, "
-                   "0x%x, %d, %d, %d%s; use another name or the same parameters",
-                   have->name, (unsigned long long)have->object_size, have->align, have->flags,
-                   have->order, have->min_partial, have->cpu_partial,
-                   have->image_hash ? ", with constructor" : "",
-                   (unsigned long long)want.object_size, want.align, want.flags, want.order,
-                   want.min_partial, want.cpu_partial,
-                   want.image_hash ? ", with constructor" : "");
+    return us_fail(
+        US_ECACHEEXISTS,
+        "cache '%s' exists with other parameters: object size %llu, align %u, flags "
+        "0x%x, order %d, min_partial %d, cpu_partial %d%s; asked for: %llu, %u, "
+        "0x%x, %d, %d, %d%s; use another name or the same parameters",
+        have->name, (unsigned long long)have->object_size, have->align, have->flags,
+        have->order, have->min_partial, have->cpu_partial,
+        have->image_hash ? ", with constructor" : "",
+        (unsigned long long)want.object_size, want.align, want.flags, want.order,
+        want.min_partial, want.cpu_partial,
+        want.image_hash ? ", with constructor" : "");
 }
 
 /* A free name entry, committed; not yet in a bucket. */
@@ -143,8 +150,10 @@ us_err us_name_new(struct us_arena *a, uint32_t *ret)
         }
     }
     if (*ret == 0) {
-        return us_fail(US_ELIMIT, "arena '%s': all %u names of caches are taken; destroy some, "
-                       "or create a larger arena", a->name, a->config.caches_max * 2);
+        return us_fail(US_ELIMIT,
+                       "arena '%s': all %u names of caches are taken; destroy some, "
+                       "or create a larger arena",
+                       a->name, a->config.caches_max * 2);
     }
     err = us_commit(a, us_offset(a, us_name_at(a, *ret)), sizeof(struct us_name));
     if (err == US_OK && *ret > high) {
@@ -155,7 +164,7 @@ us_err us_name_new(struct us_arena *a, uint32_t *ret)
 
 /* The name leads to cache `id` from now on. */
 void us_name_enter(struct us_arena *a, uint32_t entry, const char *text, uint32_t id,
-                       const struct us_cache_config *config)
+                   const struct us_cache_config *config)
 {
     struct us_name *name = us_name_at(a, entry);
     uint32_t *bucket = bucket_of(a, text);
@@ -240,4 +249,3 @@ void us_unlock_caches(struct us_arena *a, struct us_thread *t)
     us_intent_end(t);
     us_unlock(&a->header->cache_lock);
 }
-

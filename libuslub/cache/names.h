@@ -2,8 +2,8 @@
 /*
  * names.h - which name leads to which cache, and this process's handles of caches.
  *
- * The table of names is a hash table of entries in the arena; cache_lock guards it. Every
- * entry number and id is checked before it is followed.
+ * The table of names is a hash table of entries in the arena; cache_lock guards it.
+ * Every entry number and id is checked before it is followed.
  */
 #ifndef US_CACHE_NAMES_H
 #define US_CACHE_NAMES_H
@@ -28,6 +28,7 @@ void us_name_remove(struct us_arena *a, uint32_t entry);
 /* The oldest name born after `after` that leads to `id`, 0 if there is none. */
 uint32_t us_name_oldest(const struct us_arena *a, uint32_t id, uint64_t after);
 /* US_ECACHEEXISTS, with both sets of parameters, if they differ. */
-us_err us_name_compare(const struct us_name *have, const struct us_cache_config *config);
+us_err us_name_compare(const struct us_name *have,
+                       const struct us_cache_config *config);
 
 #endif

@@ -2,9 +2,10 @@
 /*
  * node.c - the partial lists of a node: ordered, head and tail matter.
  *
- * A listed slab is not frozen and has a free object. Taking one off and freezing it happen
- * under one hold of list_lock, so nobody meets a slab that is neither listed nor frozen.
- * Links are page numbers in the descriptors; every one is checked before it is followed.
+ * A listed slab is not frozen and has a free object. Taking one off and freezing it
+ * happen under one hold of list_lock, so nobody meets a slab that is neither listed nor
+ * frozen. Links are page numbers in the descriptors; every one is checked before it is
+ * followed.
  */
 #include "cache/cache.h"
 
@@ -14,8 +15,10 @@ static struct us_page *neighbour(const struct us_cache *s, uint32_t page)
     struct us_page *p = us_slab_at(s, page);
 
     if (p != NULL && !(p->flags & US_PAGE_PARTIAL)) {
-        us_fail(US_ECORRUPT, "arena '%s': page %u is linked into a node list of cache id %u but "
-                "not marked so; recreate the arena", s->arena->name, page, s->id);
+        us_fail(US_ECORRUPT,
+                "arena '%s': page %u is linked into a node list of cache id %u but "
+                "not marked so; recreate the arena",
+                s->arena->name, page, s->id);
         return NULL;
     }
     return p;
@@ -104,8 +107,8 @@ static bool has_cpu_partial(const struct us_cache *s)
 }
 
 /* One listed slab becomes the request's (the first), or goes to its CPU's chain. */
-static us_err take_listed(struct us_request *r, uint32_t page, struct us_page *p, bool first,
-                          uint64_t *freelist)
+static us_err take_listed(struct us_request *r, uint32_t page, struct us_page *p,
+                          bool first, uint64_t *freelist)
 {
     uint32_t drained;
     us_err err = us_remove_partial(r->s, page);
@@ -201,9 +204,11 @@ static us_err get_any_partial(struct us_request *r, uint32_t *page, uint64_t *fr
     return US_OK;
 }
 
-us_err us_get_partial(struct us_request *r, uint32_t gfp, uint32_t *page, uint64_t *freelist)
+us_err us_get_partial(struct us_request *r, uint32_t gfp, uint32_t *page,
+                      uint64_t *freelist)
 {
-    uint32_t node = r->node >= 0 ? (uint32_t)r->node : r->s->arena->config.cpu_node[r->cpu];
+    uint32_t node =
+        r->node >= 0 ? (uint32_t)r->node : r->s->arena->config.cpu_node[r->cpu];
     us_err err;
 
     *page = 0;
@@ -219,11 +224,11 @@ us_err us_get_partial(struct us_request *r, uint32_t gfp, uint32_t *page, uint64
 #define SHRINK_BUCKETS 32
 
 /*
- * Empty slabs go to the chain *discards; slabs with 1..32 free objects to buckets[free - 1],
- * or stay (buckets NULL).
+ * Empty slabs go to the chain *discards; slabs with 1..32 free objects to buckets[free
+ * - 1], or stay (buckets NULL).
  */
-static us_err sort_out(struct us_cache *s, struct us_kmem_cache_node *n, uint32_t *buckets,
-                       uint32_t *discards)
+static us_err sort_out(struct us_cache *s, struct us_kmem_cache_node *n,
+                       uint32_t *buckets, uint32_t *discards)
 {
     uint32_t steps = us_load_relaxed32(&n->nr_partial), next;
 

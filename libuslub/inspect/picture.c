@@ -64,7 +64,8 @@ static us_err find_slabs(struct us_picture *picture)
             page++;
             continue;
         }
-        if (state == US_BLOCK_SLAB && us_load_relaxed32(&a->pages[page].cache) == s->id &&
+        if (state == US_BLOCK_SLAB &&
+            us_load_relaxed32(&a->pages[page].cache) == s->id &&
             a->pages[page].cache_gen == (uint16_t)s->generation) {
             err = add_slab(picture, page, order);
         }
@@ -113,7 +114,8 @@ static us_err walk(struct us_picture *picture, const struct us_picture_slab *sla
 
         if (*count >= slab->info.objects ||
             !us_object_index(s, slab->page, slab->info.objects, object, &index) ||
-            pread(s->arena->fd, &link, sizeof(link), (off_t)where) != (ssize_t)sizeof(link)) {
+            pread(s->arena->fd, &link, sizeof(link), (off_t)where) !=
+                (ssize_t)sizeof(link)) {
             *whole = false;
             return US_OK;
         }
@@ -234,7 +236,8 @@ us_err us_picture_take(us_cache *cache, us_picture **ret)
     picture->cache = cache;
     picture->cpus = calloc(cache->arena->cpus, sizeof(*picture->cpus));
     picture->nodes = calloc(cache->arena->nodes, sizeof(*picture->nodes));
-    err = picture->cpus == NULL || picture->nodes == NULL ? no_memory() : find_slabs(picture);
+    err = picture->cpus == NULL || picture->nodes == NULL ? no_memory()
+                                                          : find_slabs(picture);
     if (err == US_OK) {
         err = walk_slabs(picture);
     }
@@ -260,11 +263,13 @@ void us_picture_free(us_picture *picture)
     for (uint32_t i = 0; i < picture->slab_count; i++) {
         free(picture->slabs[i].free);
     }
-    for (uint32_t i = 0; picture->cpus != NULL && i < picture->cache->arena->cpus; i++) {
+    for (uint32_t i = 0; picture->cpus != NULL && i < picture->cache->arena->cpus;
+         i++) {
         free(picture->cpus[i].free);
         free(picture->cpus[i].chain);
     }
-    for (uint32_t i = 0; picture->nodes != NULL && i < picture->cache->arena->nodes; i++) {
+    for (uint32_t i = 0; picture->nodes != NULL && i < picture->cache->arena->nodes;
+         i++) {
         free(picture->nodes[i].partial);
     }
     free(picture->slabs);
@@ -282,8 +287,9 @@ bool us_picture_slab(const us_picture *picture, uint32_t i, struct us_slab_info 
     return true;
 }
 
-int64_t us_picture_cpu(const us_picture *picture, uint32_t cpu, const uint16_t **freelist,
-                       uint32_t *freelist_count, const uint32_t **chain, uint32_t *chain_count)
+int64_t us_picture_cpu(const us_picture *picture, uint32_t cpu,
+                       const uint16_t **freelist, uint32_t *freelist_count,
+                       const uint32_t **chain, uint32_t *chain_count)
 {
     *freelist = picture->cpus[cpu].free;
     *freelist_count = picture->cpus[cpu].free_count;

@@ -2,8 +2,8 @@
 /*
  * picture.h - one cache as it is now, read once into private memory.
  *
- * Reads free objects with pread(), never through the mapping: a slab may be given back to the
- * system while we look at it. Changes nothing, takes no lock.
+ * Reads free objects with pread(), never through the mapping: a slab may be given back
+ * to the system while we look at it. Changes nothing, takes no lock.
  */
 #ifndef US_INSPECT_PICTURE_H
 #define US_INSPECT_PICTURE_H

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* stats.c - counters and summaries, as sysfs shows them. Nothing here writes but a clear. */
+/* stats.c - counters and summaries, as sysfs shows them. Nothing here writes but a
+ * clear. */
 #include <string.h>
 
 #include "cache/cache.h"
@@ -32,7 +33,8 @@ void us_cache_counters_clear(us_cache *s)
     }
 }
 
-/* Free objects on the listed slabs of one node; bounded, and 0 for what makes no sense. */
+/* Free objects on the listed slabs of one node; bounded, and 0 for what makes no sense.
+ */
 static uint64_t partial_free(struct us_cache *s, const struct us_kmem_cache_node *n)
 {
     uint32_t steps = us_load_relaxed32(&n->nr_partial);
@@ -52,8 +54,10 @@ static uint64_t partial_free(struct us_cache *s, const struct us_kmem_cache_node
     return count;
 }
 
-/* Counts under the locks of lists and chains: each number is right, at its own moment. */
-static us_err count_places(struct us_cache *s, struct us_thread *t, struct us_cache_info *ret)
+/* Counts under the locks of lists and chains: each number is right, at its own moment.
+ */
+static us_err count_places(struct us_cache *s, struct us_thread *t,
+                           struct us_cache_info *ret)
 {
     us_err err;
 
@@ -78,7 +82,8 @@ static us_err count_places(struct us_cache *s, struct us_thread *t, struct us_ca
         }
         p = us_page_at(s->arena, us_load_relaxed32(&c->partial));
         ret->chain_slabs += p != NULL ? p->chain_count : 0;
-        ret->cpu_slabs += (us_load_relaxed64(&c->active) != 0) + (p != NULL ? p->chain_count : 0);
+        ret->cpu_slabs +=
+            (us_load_relaxed64(&c->active) != 0) + (p != NULL ? p->chain_count : 0);
         us_unlock(&c->lock);
     }
     return US_OK;

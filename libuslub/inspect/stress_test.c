@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * stress_test.c - threads and processes at once on few caches and few CPU slots, so that they
- * meet: allocate, free here, hand over and free there, bulk, flush, shrink. At the end
- * everything is freed and every invariant must hold.
+ * stress_test.c - threads and processes at once on few caches and few CPU slots, so
+ * that they meet: allocate, free here, hand over and free there, bulk, flush, shrink.
+ * At the end everything is freed and every invariant must hold.
  *
  *   stress_test [operations per thread] [threads] [processes]
  */
@@ -17,15 +17,17 @@
 #include "base/atomic.h"
 #include "uslub/uslub.h"
 
-#define SLOTS 512 /* places where objects wait to be freed by anybody in their process */
-#define RING 256  /* offsets that wait to be adopted by anybody */
+#define SLOTS                                                                          \
+    512          /* places where objects wait to be freed by anybody in their process */
+#define RING 256 /* offsets that wait to be adopted by anybody */
 
 static us_arena *arena;
 static us_cache *caches[3];
 static unsigned long operations = 60000;
 static int threads = 4, processes = 3;
 
-/* What processes hand each other: offset << 16 | owner, 0: empty; lives in an object. */
+/* What processes hand each other: offset << 16 | owner, 0: empty; lives in an object.
+ */
 static uint64_t *ring;
 static uint64_t slots[SLOTS]; /* offsets */
 
@@ -169,7 +171,8 @@ static void print_finding(const char *finding, void *arg)
     (void)fprintf(stderr, "stress: %s\n", finding);
 }
 
-/* What nobody adopted belongs to the one who gave it away; he must free it before he goes. */
+/* What nobody adopted belongs to the one who gave it away; he must free it before he
+ * goes. */
 static void take_back(void)
 {
     for (int i = 0; i < RING; i++) {
@@ -184,7 +187,8 @@ static void take_back(void)
 
 static void make_arena(void)
 {
-    struct us_arena_config config = {.size = 64 << 20, .cpus = 2, .nodes = 2, .keep = 1 << 20};
+    struct us_arena_config config = {
+        .size = 64 << 20, .cpus = 2, .nodes = 2, .keep = 1 << 20};
     static const struct {
         const char *name;
         uint64_t size;
@@ -229,7 +233,8 @@ int main(int argc, char **argv)
 
         (void)waitpid(children[i], &status, 0);
         if (status != 0) {
-            (void)fprintf(stderr, "stress: a process failed with status 0x%x\n", status);
+            (void)fprintf(stderr, "stress: a process failed with status 0x%x\n",
+                          status);
             return 1;
         }
     }

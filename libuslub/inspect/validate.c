@@ -62,7 +62,8 @@ static bool participant(const struct us_arena *a, uint16_t tag)
 {
     const struct us_process *p = (const struct us_process *)us_at(a, a->at.processes);
 
-    return tag <= US_PROCESSES && us_load_relaxed32(&p[tag - 1].state) != US_PROCESS_FREE;
+    return tag <= US_PROCESSES &&
+           us_load_relaxed32(&p[tag - 1].state) != US_PROCESS_FREE;
 }
 
 /* V3, V4 and the second half of V10. */
@@ -96,8 +97,8 @@ static void check_objects(struct findings *f, const struct us_picture *picture,
                "object %u belongs to 0x%x, who is no participant (V10)", i, tag);
     }
     expect(f, info->inuse == owned + on_cpu,
-           "inuse is %u, but %u objects are owned and %u on the CPU freelist (V3)", info->inuse,
-           owned, on_cpu);
+           "inuse is %u, but %u objects are owned and %u on the CPU freelist (V3)",
+           info->inuse, owned, on_cpu);
     free(seen);
 }
 
@@ -109,9 +110,11 @@ static void check_slab(struct findings *f, const struct us_picture *picture,
 
     expect(f, slab->whole, "its freelist leaves the slab or does not end (V8)");
     expect(f, slab->places <= 1, "it is in %u places (V1)", slab->places);
-    expect(f, info->inuse <= info->objects && info->objects - info->inuse == info->free_count,
-           "%u of %u objects are in use, but %u are on the slab's freelist (V2)", info->inuse,
-           info->objects, info->free_count);
+    expect(f,
+           info->inuse <= info->objects &&
+               info->objects - info->inuse == info->free_count,
+           "%u of %u objects are in use, but %u are on the slab's freelist (V2)",
+           info->inuse, info->objects, info->free_count);
     expect(f, info->frozen == of_cpu, "frozen is %d, but it is %s (V5)", info->frozen,
            of_cpu ? "a CPU's" : "no CPU's");
     expect(f, slab->listed == (info->place == US_PLACE_NODE),
@@ -121,7 +124,8 @@ static void check_slab(struct findings *f, const struct us_picture *picture,
     expect(f, info->place != US_PLACE_FULL || info->free_count == 0,
            "%u objects are free but it is nowhere: lost (V6)", info->free_count);
     expect(f, info->place != US_PLACE_NODE || info->place_index == info->node,
-           "it is of node %u but listed on node %u (V1)", info->node, info->place_index);
+           "it is of node %u but listed on node %u (V1)", info->node,
+           info->place_index);
     check_objects(f, picture, slab);
 }
 
@@ -137,10 +141,11 @@ static void check_lists(struct findings *f, const struct us_picture *picture)
             for (uint32_t j = 0; j < picture->slab_count; j++) {
                 const struct us_picture_slab *slab = &picture->slabs[j];
 
-                expect(f, slab->info.slab != c->chain[i] ||
+                expect(f,
+                       slab->info.slab != c->chain[i] ||
                            slab->chain_count == c->chain_count - i,
-                       "CPU %u: element %u of its chain says %u follow, %u do (V8)", cpu, i,
-                       slab->chain_count, c->chain_count - i);
+                       "CPU %u: element %u of its chain says %u follow, %u do (V8)",
+                       cpu, i, slab->chain_count, c->chain_count - i);
             }
         }
     }
@@ -150,16 +155,19 @@ static void check_lists(struct findings *f, const struct us_picture *picture)
 
         for (uint32_t i = 0; i < picture->slab_count; i++) {
             slabs += picture->slabs[i].info.node == node;
-            objects += picture->slabs[i].info.node == node ? picture->slabs[i].info.objects : 0;
+            objects += picture->slabs[i].info.node == node
+                           ? picture->slabs[i].info.objects
+                           : 0;
         }
         expect(f, n->whole, "node %u: its partial list leads astray (V8)", node);
         expect(f, n->nr_partial == n->partial_count,
-               "node %u: nr_partial is %u, the list has %u slabs (V7)", node, n->nr_partial,
-               n->partial_count);
-        expect(f, n->slabs == slabs && n->objects == objects,
-               "node %u: counters say %llu slabs and %llu objects, there are %llu and %llu (V7)",
-               node, (unsigned long long)n->slabs, (unsigned long long)n->objects,
-               (unsigned long long)slabs, (unsigned long long)objects);
+               "node %u: nr_partial is %u, the list has %u slabs (V7)", node,
+               n->nr_partial, n->partial_count);
+        expect(
+            f, n->slabs == slabs && n->objects == objects,
+            "node %u: counters say %llu slabs and %llu objects, there are %llu and %llu (V7)",
+            node, (unsigned long long)n->slabs, (unsigned long long)n->objects,
+            (unsigned long long)slabs, (unsigned long long)objects);
     }
 }
 
@@ -207,7 +215,9 @@ static void check_block(struct findings *f, const struct us_arena *a, uint32_t p
     expect(f, state != US_BLOCK_SLAB || cache_exists(a, a->pages + page),
            "a slab of cache id %u, which does not exist (V10)",
            us_load_relaxed32(&a->pages[page].cache));
-    expect(f, state != US_BLOCK_SPLIT && state != US_BLOCK_MERGE && state != US_BLOCK_ALLOC,
+    expect(f,
+           state != US_BLOCK_SPLIT && state != US_BLOCK_MERGE &&
+               state != US_BLOCK_ALLOC,
            "block in state %d: half done, or caught during an update (V9)", (int)state);
 }
 
@@ -224,8 +234,10 @@ static void check_node_pages(struct findings *f, us_arena *a, uint32_t node)
 
         (void)snprintf(f->where, sizeof(f->where), "page %u", page - a->first_page);
         up = order < a->at.orders ? 1u << order : 0;
-        if (state == US_BLOCK_TAIL || up == 0 || up > end - page || (page - start) % up != 0) {
-            expect(f, false, "no block begins here (state %d, order %u) (V9)", (int)state, order);
+        if (state == US_BLOCK_TAIL || up == 0 || up > end - page ||
+            (page - start) % up != 0) {
+            expect(f, false, "no block begins here (state %d, order %u) (V9)",
+                   (int)state, order);
             return;
         }
         check_block(f, a, page, state);
@@ -237,12 +249,14 @@ static void check_node_pages(struct findings *f, us_arena *a, uint32_t node)
     }
     (void)us_pages_stat(a, node, &info);
     (void)snprintf(f->where, sizeof(f->where), "node %u", node);
-    expect(f, info.free_pages == free_pages, "the counter says %llu free pages, there are %llu "
-           "(V9)", (unsigned long long)info.free_pages, (unsigned long long)free_pages);
+    expect(f, info.free_pages == free_pages,
+           "the counter says %llu free pages, there are %llu "
+           "(V9)",
+           (unsigned long long)info.free_pages, (unsigned long long)free_pages);
     for (uint32_t order = 0; order < a->at.orders; order++) {
         expect(f, info.free[order] == blocks[order],
-               "the index has %u free blocks of order %u, there are %u (V9)", info.free[order],
-               order, blocks[order]);
+               "the index has %u free blocks of order %u, there are %u (V9)",
+               info.free[order], order, blocks[order]);
     }
 }
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* geometry.c - see geometry.h. Linux: calculate_sizes() and friends, mm/slub.c, v6.18. */
+/* geometry.c - see geometry.h. Linux: calculate_sizes() and friends, mm/slub.c, v6.18.
+ */
 #include "slab/geometry.h"
 
 #include <string.h>
@@ -82,11 +83,11 @@ us_err us_calculate_order(uint64_t size, uint32_t cpus, uint32_t orders, uint32_
     }
     *ret = us_get_order(size);
     if (*ret >= orders) {
-        return us_fail(US_EBADSIZE,
-                       "objects of %llu bytes do not fit: the largest block has %llu bytes; "
-                       "create a larger arena",
-                       (unsigned long long)size,
-                       (unsigned long long)US_PAGE_SIZE << (orders - 1));
+        return us_fail(
+            US_EBADSIZE,
+            "objects of %llu bytes do not fit: the largest block has %llu bytes; "
+            "create a larger arena",
+            (unsigned long long)size, (unsigned long long)US_PAGE_SIZE << (orders - 1));
     }
     return US_OK;
 }
@@ -95,7 +96,8 @@ us_err us_calculate_order(uint64_t size, uint32_t cpus, uint32_t orders, uint32_
 static void place_metadata(uint64_t object_size, uint32_t flags, bool has_ctor,
                            struct us_geometry *g)
 {
-    bool red = flags & US_RED_ZONE, poison = flags & US_POISON, rcu = flags & US_TYPESAFE_BY_RCU;
+    bool red = flags & US_RED_ZONE, poison = flags & US_POISON,
+         rcu = flags & US_TYPESAFE_BY_RCU;
     bool user = flags & US_STORE_USER, original = user && (flags & US_KMALLOC);
     uint64_t size = round_up(object_size, US_WORD);
 
@@ -156,18 +158,19 @@ static us_err choose_orders(const struct us_cache_config *config, uint32_t cpus,
     }
     g->min_order = us_get_order(g->size);
     if (g->order >= orders || g->order < g->min_order) {
-        return us_fail(US_EBADARG,
-                       "slab order %u for slots of %llu bytes: orders %u to %u are possible "
-                       "here",
-                       g->order, (unsigned long long)g->size, g->min_order, orders - 1);
+        return us_fail(
+            US_EBADARG,
+            "slab order %u for slots of %llu bytes: orders %u to %u are possible "
+            "here",
+            g->order, (unsigned long long)g->size, g->min_order, orders - 1);
     }
     objects = us_order_objects(g->order, g->size);
     if (objects > US_OBJECTS_MAX) {
         return us_fail(US_EBADARG,
                        "slab order %u holds %llu slots of %llu bytes: at most %d are "
                        "possible; ask for a smaller order",
-                       g->order, (unsigned long long)objects, (unsigned long long)g->size,
-                       US_OBJECTS_MAX);
+                       g->order, (unsigned long long)objects,
+                       (unsigned long long)g->size, US_OBJECTS_MAX);
     }
     g->objects = (uint32_t)objects;
     g->min_objects = (uint32_t)us_order_objects(g->min_order, g->size);
@@ -179,11 +182,12 @@ us_err us_calculate_sizes(const struct us_cache_config *config, bool has_ctor,
 {
     us_err err;
 
-    if (config->object_size == 0 || config->object_size > UINT32_MAX - 4 * US_PAGE_SIZE) {
+    if (config->object_size == 0 ||
+        config->object_size > UINT32_MAX - 4 * US_PAGE_SIZE) {
         return us_fail(US_EBADSIZE, "object size %llu: 1 byte to 4 GiB are possible",
                        (unsigned long long)config->object_size);
     }
-    if ((config->align & (config->align - 1)) != 0 || 
+    if ((config->align & (config->align - 1)) != 0 ||
         config->align > (config->flags & US_KMALLOC ? US_KMALLOC_MAX : US_PAGE_SIZE)) {
         return us_fail(US_EBADARG,
                        "alignment %u: a power of two up to %u is expected, or 0",
@@ -191,14 +195,15 @@ us_err us_calculate_sizes(const struct us_cache_config *config, bool has_ctor,
     }
     memset(ret, 0, sizeof(*ret));
     ret->object_size = config->object_size;
-    ret->align = us_calculate_alignment(config->flags, config->align, config->object_size);
+    ret->align =
+        us_calculate_alignment(config->flags, config->align, config->object_size);
     place_metadata(config->object_size, config->flags, has_ctor, ret);
     err = choose_orders(config, cpus, orders, ret);
     if (err != US_OK) {
         return err;
     }
-    choose_limits(ret, config->flags & (US_CONSISTENCY_CHECKS | US_RED_ZONE | US_POISON |
-                                        US_STORE_USER));
+    choose_limits(ret, config->flags & (US_CONSISTENCY_CHECKS | US_RED_ZONE |
+                                        US_POISON | US_STORE_USER));
     if (config->min_partial >= 0) {
         ret->min_partial = (uint32_t)config->min_partial;
     }
@@ -212,8 +217,8 @@ us_err us_calculate_sizes(const struct us_cache_config *config, bool has_ctor,
 us_err us_geometry(const struct us_cache_config *config, uint32_t cpus,
                    struct us_geometry *ret)
 {
-    return us_calculate_sizes(config, config->image != NULL || config->ctor != NULL, cpus,
-                              US_ORDERS, ret);
+    return us_calculate_sizes(config, config->image != NULL || config->ctor != NULL,
+                              cpus, US_ORDERS, ret);
 }
 
 uint32_t us_kmalloc_index(uint64_t bytes)

@@ -13,12 +13,13 @@ us_err us_chain_measure(const struct us_cache *s, uint32_t page, uint32_t object
     *last = 0;
     for (uint64_t object = first; object != 0; object = us_link_get(s, object)) {
         if (*count >= objects || !us_object_index(s, page, objects, object, &index)) {
-            return us_fail(US_ECORRUPT,
-                           "arena '%s': the freelist of the slab at page %u (cache id %u) "
-                           "leads to 0x%llx after %u of %u objects; something wrote into a "
-                           "free object: recreate the arena",
-                           s->arena->name, page, s->id, (unsigned long long)object, *count,
-                           objects);
+            return us_fail(
+                US_ECORRUPT,
+                "arena '%s': the freelist of the slab at page %u (cache id %u) "
+                "leads to 0x%llx after %u of %u objects; something wrote into a "
+                "free object: recreate the arena",
+                s->arena->name, page, s->id, (unsigned long long)object, *count,
+                objects);
         }
         *last = object;
         (*count)++;
@@ -32,12 +33,14 @@ struct us_page *us_slab_at(const struct us_cache *s, uint32_t page)
     uint32_t order;
 
     if (p == NULL || us_load_relaxed32(&p->cache) != s->id ||
-        us_block_state(s->arena, page, &order) != US_BLOCK_SLAB || order >= s->arena->at.orders ||
+        us_block_state(s->arena, page, &order) != US_BLOCK_SLAB ||
+        order >= s->arena->at.orders ||
         us_slab_read(us_slab_load(p)).objects > s->objects) {
-        us_fail(US_ECORRUPT,
-                "arena '%s': page %u is on a list of cache id %u but is no slab of it; the "
-                "arena is damaged: recreate it",
-                s->arena->name, page, s->id);
+        us_fail(
+            US_ECORRUPT,
+            "arena '%s': page %u is on a list of cache id %u but is no slab of it; the "
+            "arena is damaged: recreate it",
+            s->arena->name, page, s->id);
         return NULL;
     }
     return p;
@@ -52,8 +55,10 @@ static us_err construct(struct us_cache *s, uint32_t page, uint32_t objects)
         if (s->image != NULL) {
             memcpy(object, s->image, s->object_size);
         } else if (s->ctor != NULL && !s->ctor(object, s->ctor_context)) {
-            return us_fail(US_ECTOR, "arena '%s': the constructor of cache id %u failed on "
-                           "object %u of a new slab", s->arena->name, s->id, i);
+            return us_fail(US_ECTOR,
+                           "arena '%s': the constructor of cache id %u failed on "
+                           "object %u of a new slab",
+                           s->arena->name, s->id, i);
         }
     }
     return US_OK;
@@ -62,7 +67,8 @@ static us_err construct(struct us_cache *s, uint32_t page, uint32_t objects)
 /* A number that differs from call to call; where a shuffled slab begins. */
 static uint32_t somewhere(const struct us_page *p, uint32_t below)
 {
-    uint64_t x = (us_load_relaxed64(&p->word) ^ (uint64_t)(uintptr_t)p) * 0x9e3779b97f4a7c15ULL;
+    uint64_t x =
+        (us_load_relaxed64(&p->word) ^ (uint64_t)(uintptr_t)p) * 0x9e3779b97f4a7c15ULL;
 
     return (uint32_t)(x >> 33) % below;
 }
@@ -93,13 +99,14 @@ static uint64_t link_all(const struct us_cache *s, uint32_t page, uint32_t objec
     return first;
 }
 
-static us_err get_pages(struct us_cache *s, struct us_thread *t, uint32_t gfp, uint32_t cpu,
-                        int node, struct us_run *run, uint32_t *objects)
+static us_err get_pages(struct us_cache *s, struct us_thread *t, uint32_t gfp,
+                        uint32_t cpu, int node, struct us_run *run, uint32_t *objects)
 {
     us_err err;
 
     *objects = s->objects;
-    err = us_pages_alloc(s->arena, t, gfp, (int)cpu, node, s->order, s->objects * s->size, run);
+    err = us_pages_alloc(s->arena, t, gfp, (int)cpu, node, s->order,
+                         s->objects * s->size, run);
     if (err == US_OK || s->min_order >= s->order) {
         return err;
     }

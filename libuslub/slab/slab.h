@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * slab.h - objects in slabs: where they are, who owns them, how free ones are linked; and
- * the birth and death of a slab.
+ * slab.h - objects in slabs: where they are, who owns them, how free ones are linked;
+ * and the birth and death of a slab.
  *
  * Does not: decide which slab serves a request (cache/).
  */
@@ -11,7 +11,8 @@
 #include "arena/arena.h"
 #include "slab/slab_word.h"
 
-/* This process's handle of one cache. Written once; what can change is read from `shared`. */
+/* This process's handle of one cache. Written once; what can change is read from
+ * `shared`. */
 struct us_cache {
     /* What a fast path reads, together. */
     char *base;
@@ -45,8 +46,8 @@ struct us_cache {
 /* ---- where objects are ---- */
 
 /* Index of the object that starts at `offset` in the slab at `page`. */
-US_INLINE bool us_object_index(const struct us_cache *s, uint32_t page, uint32_t objects,
-                               uint64_t offset, uint32_t *ret)
+US_INLINE bool us_object_index(const struct us_cache *s, uint32_t page,
+                               uint32_t objects, uint64_t offset, uint32_t *ret)
 {
     uint64_t distance = offset - us_page_offset(page);
     uint64_t index = (uint64_t)(((unsigned __int128)distance * s->reciprocal) >> 64);
@@ -55,7 +56,8 @@ US_INLINE bool us_object_index(const struct us_cache *s, uint32_t page, uint32_t
     return index < objects && index * s->size == distance;
 }
 
-US_INLINE uint64_t us_object_offset(const struct us_cache *s, uint32_t page, uint32_t index)
+US_INLINE uint64_t us_object_offset(const struct us_cache *s, uint32_t page,
+                                    uint32_t index)
 {
     return us_page_offset(page) + index * s->size;
 }
@@ -68,7 +70,8 @@ US_INLINE uint16_t *us_tag(const struct us_cache *s, uint64_t object)
 
 /* ---- links between free objects ---- */
 
-US_INLINE uint64_t us_link_code(const struct us_cache *s, uint64_t where, uint64_t value)
+US_INLINE uint64_t us_link_code(const struct us_cache *s, uint64_t where,
+                                uint64_t value)
 {
     return s->random == 0 ? value : value ^ s->random ^ __builtin_bswap64(where);
 }
@@ -81,7 +84,8 @@ US_INLINE uint64_t us_link_get(const struct us_cache *s, uint64_t object)
     return us_link_code(s, where, us_load_relaxed64((void *)(s->base + where)));
 }
 
-/* The same when somebody else may own the object by now; see us_load_speculative64(). */
+/* The same when somebody else may own the object by now; see us_load_speculative64().
+ */
 US_INLINE uint64_t us_link_guess(const struct us_cache *s, uint64_t object)
 {
     uint64_t where = object + s->offset;
@@ -97,8 +101,8 @@ US_INLINE void us_link_set(const struct us_cache *s, uint64_t object, uint64_t n
 }
 
 /*
- * Follows a chain of free objects of one slab: its length and last object. US_ECORRUPT if it
- * leaves the slab or does not end.
+ * Follows a chain of free objects of one slab: its length and last object. US_ECORRUPT
+ * if it leaves the slab or does not end.
  */
 us_err us_chain_measure(const struct us_cache *s, uint32_t page, uint32_t objects,
                         uint64_t first, uint32_t *count, uint64_t *last);
@@ -107,7 +111,8 @@ us_err us_chain_measure(const struct us_cache *s, uint32_t page, uint32_t object
 
 US_INLINE struct us_kmem_cache_cpu *us_cpu(const struct us_cache *s, uint32_t cpu)
 {
-    return (struct us_kmem_cache_cpu *)(void *)(s->cpus + cpu * sizeof(struct us_kmem_cache_cpu));
+    return (struct us_kmem_cache_cpu *)(void *)(s->cpus +
+                                                cpu * sizeof(struct us_kmem_cache_cpu));
 }
 
 US_INLINE struct us_kmem_cache_node *us_node(const struct us_cache *s, uint32_t node)
@@ -115,7 +120,8 @@ US_INLINE struct us_kmem_cache_node *us_node(const struct us_cache *s, uint32_t 
     return s->node_array + node;
 }
 
-US_INLINE struct us_kmem_cache_node *us_slab_node(const struct us_cache *s, uint32_t page)
+US_INLINE struct us_kmem_cache_node *us_slab_node(const struct us_cache *s,
+                                                  uint32_t page)
 {
     return us_node(s, us_page_node(s->arena, page));
 }
@@ -131,8 +137,9 @@ struct us_page *us_slab_at(const struct us_cache *s, uint32_t page);
 /* ---- birth and death ---- */
 
 /*
- * A slab with every object free, frozen and counted as in use: the caller owns the chain
- * *first. Linux: allocate_slab(), mm/slub.c, v6.18. Holds no lock; may run a constructor.
+ * A slab with every object free, frozen and counted as in use: the caller owns the
+ * chain *first. Linux: allocate_slab(), mm/slub.c, v6.18. Holds no lock; may run a
+ * constructor.
  */
 us_err us_slab_new(struct us_cache *s, struct us_thread *t, uint32_t gfp, uint32_t cpu,
                    int node, uint32_t *page, uint64_t *first);

@@ -5,9 +5,9 @@
  *   lo: freelist:44  mark:4  repairer:16
  *   hi: inuse:16  objects:15  frozen:1  version:32
  *
- * freelist is the offset of the first free object that no CPU owns; objects - inuse is its
- * length. Every swap steps the version. mark and repairer belong to recovery and pass
- * through unchanged.
+ * freelist is the offset of the first free object that no CPU owns; objects - inuse is
+ * its length. Every swap steps the version. mark and repairer belong to recovery and
+ * pass through unchanged.
  */
 #ifndef US_SLAB_SLAB_WORD_H
 #define US_SLAB_SLAB_WORD_H
@@ -25,7 +25,8 @@ US_INLINE struct us_pair us_slab_load(const struct us_page *p)
 {
     struct us_pair raw;
 
-    /* Two loads may mix two states: the compare-and-swap that follows would fail then. */
+    /* Two loads may mix two states: the compare-and-swap that follows would fail then.
+     */
     raw.hi = us_load_acquire64(&p->slab.hi);
     raw.lo = us_load_acquire64(&p->slab.lo);
     return raw;
@@ -53,7 +54,8 @@ US_INLINE struct us_pair us_slab_pack(struct us_pair before, struct us_slab_word
 }
 
 /* Linux: slab_update_freelist(), mm/slub.c, v6.18. */
-US_INLINE bool us_slab_swap(struct us_page *p, struct us_pair old, struct us_slab_word new)
+US_INLINE bool us_slab_swap(struct us_page *p, struct us_pair old,
+                            struct us_slab_word new)
 {
     return us_cas_pair(&p->slab, old, us_slab_pack(old, new));
 }

@@ -8,9 +8,10 @@
  *  - An object belongs to the process that allocated it. Another process frees it only
  *    after us_adopt() has handed it over.
  *  - Every call may be made from any thread of any attached process at any time, except
- *    where a comment says otherwise. After fork() the child is a participant of its own.
- *  - Calls that fail return NULL or a code other than US_OK; us_last_error() then says, for
- *    this thread, who, what happened, what was expected and what to do.
+ *    where a comment says otherwise. After fork() the child is a participant of its
+ * own.
+ *  - Calls that fail return NULL or a code other than US_OK; us_last_error() then says,
+ * for this thread, who, what happened, what was expected and what to do.
  *  - `cpu` and `node` arguments: -1 means "the nearest", any other value names one.
  */
 #ifndef USLUB_H
@@ -73,18 +74,19 @@ US_API const char *us_error_name(us_err code);
 /* ---- arenas ---------------------------------------------------------------- */
 
 struct us_arena_config {
-    uint64_t size;       /* bytes for objects; rounded up to whole pages per node */
-    uint32_t cpus;       /* CPU slots; 0: as many as the machine has (at most 512) */
-    uint32_t nodes;      /* memory nodes; 0: as many as the machine has (at most 16) */
-    uint64_t reserve;    /* bytes per node that only US_GFP_EMERGENCY may use */
-    uint64_t keep;       /* free bytes kept committed; UINT64_MAX: default (size / 8, <= 64 MiB) */
+    uint64_t size;    /* bytes for objects; rounded up to whole pages per node */
+    uint32_t cpus;    /* CPU slots; 0: as many as the machine has (at most 512) */
+    uint32_t nodes;   /* memory nodes; 0: as many as the machine has (at most 16) */
+    uint64_t reserve; /* bytes per node that only US_GFP_EMERGENCY may use */
+    uint64_t
+        keep; /* free bytes kept committed; UINT64_MAX: default (size / 8, <= 64 MiB) */
     uint32_t order_cpus; /* CPUs that the slab-order formula counts; 0: same as cpus */
 };
 
 /*
- * Creates an arena and attaches to it. With a name it lives in /dev/shm/uslub.NAME, mode
- * 0600, until us_arena_unlink(); without (NULL) on a sealed memfd that lasts as long as
- * somebody maps it or holds us_arena_fd().
+ * Creates an arena and attaches to it. With a name it lives in /dev/shm/uslub.NAME,
+ * mode 0600, until us_arena_unlink(); without (NULL) on a sealed memfd that lasts as
+ * long as somebody maps it or holds us_arena_fd().
  */
 US_API us_err us_arena_create(const char *name, const struct us_arena_config *config,
                               us_arena **ret);
@@ -97,21 +99,21 @@ US_API us_err us_arena_unlink(const char *name);
 US_API void us_arena_detach(us_arena *arena);
 
 struct us_arena_info {
-    char name[256];           /* "" if anonymous */
-    uint8_t id[16];           /* random, made at creation */
+    char name[256]; /* "" if anonymous */
+    uint8_t id[16]; /* random, made at creation */
     uint32_t layout_version;
     uint32_t page_size;
     uint32_t cpus, nodes;
-    uint64_t size;            /* bytes for objects */
-    uint64_t file_size;       /* the same with all metadata (sparse) */
-    uint64_t data_offset;     /* where the pages for objects begin */
-    uint64_t committed;       /* bytes that the file really occupies */
+    uint64_t size;        /* bytes for objects */
+    uint64_t file_size;   /* the same with all metadata (sparse) */
+    uint64_t data_offset; /* where the pages for objects begin */
+    uint64_t committed;   /* bytes that the file really occupies */
     uint64_t free_pages;
-    uint64_t reserve_pages;   /* per node */
-    uint64_t created_ns;      /* CLOCK_REALTIME */
+    uint64_t reserve_pages; /* per node */
+    uint64_t created_ns;    /* CLOCK_REALTIME */
     uint32_t caches;
-    uint32_t processes;       /* registered participants that are alive */
-    uint32_t processes_dead;  /* registered participants that are gone */
+    uint32_t processes;      /* registered participants that are alive */
+    uint32_t processes_dead; /* registered participants that are gone */
 };
 US_API us_err us_arena_stat(us_arena *arena, struct us_arena_info *ret);
 US_API int us_arena_fd(us_arena *arena);
@@ -144,9 +146,9 @@ enum us_cache_flags {
     US_CACHE_DMA = 1u << 2,
     US_CACHE_DMA32 = 1u << 3,
     US_ACCOUNT = 1u << 4,
-    US_NO_MERGE = 1u << 5,          /* nobody may merge with this cache */
-    US_MERGE = 1u << 6,             /* merge with an existing cache if the rules allow */
-    US_NO_CPU_PARTIAL = 1u << 7,    /* as a kernel built without CONFIG_SLUB_CPU_PARTIAL */
+    US_NO_MERGE = 1u << 5,       /* nobody may merge with this cache */
+    US_MERGE = 1u << 6,          /* merge with an existing cache if the rules allow */
+    US_NO_CPU_PARTIAL = 1u << 7, /* as a kernel built without CONFIG_SLUB_CPU_PARTIAL */
     US_FREELIST_HARDENED = 1u << 8, /* encoded links */
     US_FREELIST_RANDOM = 1u << 9,   /* shuffled order of a new slab */
     /* Geometry only (us_geometry()); a cache that asks for one is refused. */
@@ -167,27 +169,27 @@ struct us_cache_config {
     uint64_t object_size;
     uint32_t align;
     uint32_t flags;
-    const void *image;   /* initial object_size bytes of every object, or NULL */
-    us_ctor_fn ctor;     /* or a function: anonymous arenas only; false: failed */
+    const void *image; /* initial object_size bytes of every object, or NULL */
+    us_ctor_fn ctor;   /* or a function: anonymous arenas only; false: failed */
     void *ctor_context;
     int32_t order;       /* -1: by the formula */
     int32_t min_partial; /* -1: by the formula */
     int32_t cpu_partial; /* objects; -1: by the formula */
-    int32_t useroffset, usersize; /* region open to user copies; a cache with one never merges */
-    int32_t defrag_ratio; /* remote_node_defrag_ratio, 0..1000, or 1024: always; -1: 1000 */
+    int32_t useroffset,
+        usersize; /* region open to user copies; a cache with one never merges */
+    int32_t
+        defrag_ratio; /* remote_node_defrag_ratio, 0..1000, or 1024: always; -1: 1000 */
 };
 #define US_CACHE_CONFIG_INIT                                                           \
-    {                                                                                  \
-        .order = -1, .min_partial = -1, .cpu_partial = -1, .defrag_ratio = -1          \
-    }
+    {.order = -1, .min_partial = -1, .cpu_partial = -1, .defrag_ratio = -1}
 
 /* The existing cache of that name with these parameters, or a new one. */
 US_API us_err us_cache_create(us_arena *arena, const char *name,
                               const struct us_cache_config *config, us_cache **ret);
 US_API us_err us_cache_find(us_arena *arena, const char *name, us_cache **ret);
 /*
- * Fails with US_EBUSY while objects are in use; the cache lives on (flushed). An alias only
- * goes away.
+ * Fails with US_EBUSY while objects are in use; the cache lives on (flushed). An alias
+ * only goes away.
  */
 US_API us_err us_cache_destroy(us_arena *arena, const char *name);
 
@@ -222,10 +224,12 @@ US_API us_err us_cache_stat(us_cache *cache, struct us_cache_info *ret);
 /* In order of creation: calls fn for each cache; stops early when it returns false. */
 US_API us_err us_cache_each(us_arena *arena, bool (*fn)(us_cache *, void *), void *arg);
 /* Calls fn with every other name merged into `cache`, oldest first. */
-US_API us_err us_cache_aliases(us_cache *cache, bool (*fn)(const char *, void *), void *arg);
+US_API us_err us_cache_aliases(us_cache *cache, bool (*fn)(const char *, void *),
+                               void *arg);
 
 US_API us_err us_cache_set_min_partial(us_cache *cache, uint32_t min_partial);
-/* Sets cpu_partial (objects) and cpu_partial_slabs by formula, and flushes every CPU. */
+/* Sets cpu_partial (objects) and cpu_partial_slabs by formula, and flushes every CPU.
+ */
 US_API us_err us_cache_set_cpu_partial(us_cache *cache, uint32_t cpu_partial);
 US_API us_err us_cache_set_cpu_partial_slabs(us_cache *cache, uint32_t slabs);
 
@@ -259,14 +263,16 @@ US_API us_err us_free_bulk(us_cache *cache, size_t n, void *const *objects, int 
 US_API void *us_kmalloc(us_arena *arena, uint64_t n, uint32_t gfp, int cpu, int node);
 US_API us_err us_kfree(us_arena *arena, void *object, int cpu);
 /* Keeps the object if it fits, else moves it; NULL leaves the old one as it was. */
-US_API void *us_krealloc(us_arena *arena, void *object, uint64_t n, uint32_t gfp, int cpu);
-US_API uint64_t us_ksize(us_arena *arena, const void *object); /* 0: no object of ours */
+US_API void *us_krealloc(us_arena *arena, void *object, uint64_t n, uint32_t gfp,
+                         int cpu);
+US_API uint64_t us_ksize(us_arena *arena,
+                         const void *object); /* 0: no object of ours */
 
 struct us_object_info {
     uint64_t offset;
-    uint32_t page;   /* of the slab, counted from the first page for objects */
-    uint32_t slab;   /* creation number of the slab in its cache */
-    uint32_t index;  /* of the object in its slab */
+    uint32_t page;  /* of the slab, counted from the first page for objects */
+    uint32_t slab;  /* creation number of the slab in its cache */
+    uint32_t index; /* of the object in its slab */
     uint32_t node;
     uint16_t owner;  /* process slot + 1; 0: free */
     bool large;      /* straight from the page allocator: no cache */
@@ -278,9 +284,9 @@ US_API us_err us_object_stat(us_arena *arena, const void *object,
                              struct us_object_info *ret);
 
 /*
- * Hand-over. us_owner() is this process's owner tag; a sender passes (offset, tag) by any
- * means, the receiver calls us_adopt(): the object changes hands exactly once, and the
- * sender must not touch it any more. US_ENOTOWNER: somebody else was first.
+ * Hand-over. us_owner() is this process's owner tag; a sender passes (offset, tag) by
+ * any means, the receiver calls us_adopt(): the object changes hands exactly once, and
+ * the sender must not touch it any more. US_ENOTOWNER: somebody else was first.
  */
 US_API uint16_t us_owner(us_arena *arena);
 US_API us_err us_adopt(us_arena *arena, uint64_t offset, uint16_t from);
@@ -334,7 +340,7 @@ enum us_stat {
 #define US_X(item, name) US_STAT_##item,
     US_STATS(US_X)
 #undef US_X
-    US_STAT_ITEMS
+        US_STAT_ITEMS
 };
 US_API const char *us_stat_name(enum us_stat item);
 /* One counter on one CPU. Exact while threads do not share the slot of a CPU. */
@@ -351,15 +357,17 @@ struct us_slab_info {
     const uint16_t *free_index; /* the slab's own freelist, head first */
 };
 /*
- * A look at one cache, taken once and then private. The cache should be at rest: a picture
- * taken while others work is bounded and safe but may not add up.
+ * A look at one cache, taken once and then private. The cache should be at rest: a
+ * picture taken while others work is bounded and safe but may not add up.
  */
 typedef struct us_picture us_picture;
 US_API us_err us_picture_take(us_cache *cache, us_picture **ret);
 US_API void us_picture_free(us_picture *picture);
 /* Slabs in order of creation; false when `i` is past the last. */
-US_API bool us_picture_slab(const us_picture *picture, uint32_t i, struct us_slab_info *ret);
-/* CPU slab (creation number, or -1), its freelist (object indexes), its chain (numbers). */
+US_API bool us_picture_slab(const us_picture *picture, uint32_t i,
+                            struct us_slab_info *ret);
+/* CPU slab (creation number, or -1), its freelist (object indexes), its chain
+ * (numbers). */
 US_API int64_t us_picture_cpu(const us_picture *picture, uint32_t cpu,
                               const uint16_t **freelist, uint32_t *freelist_count,
                               const uint32_t **chain, uint32_t *chain_count);
