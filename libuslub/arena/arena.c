@@ -142,10 +142,6 @@ static void open_view(struct us_arena *a)
     a->pages = (struct us_page *)us_at(a, a->at.pages) - a->first_page;
     a->cpus = a->config.cpus;
     a->nodes = a->config.nodes;
-    a->tid_step = 1;
-    while (a->tid_step < a->cpus) {
-        a->tid_step *= 2;
-    }
     for (uint32_t from = 0; from < a->nodes; from++) {
         for (uint32_t i = 0; i < a->nodes; i++) {
             uint32_t place = i;

@@ -35,7 +35,6 @@ struct us_arena {
     uint64_t data_start, data_bytes;
     uint32_t first_page, end_page;
     uint32_t cpus, nodes;
-    uint64_t tid_step;
     struct us_header *header;
     struct us_layout at;
     struct us_config config;

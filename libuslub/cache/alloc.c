@@ -51,8 +51,7 @@ US_INLINE uint64_t pop(struct us_cache *s, struct us_thread *t,
     old.hi = us_load_acquire64(&c->freelist.hi);
     old.lo = us_load_acquire64(&c->freelist.lo);
     active = us_load_acquire64(&c->active);
-    if (US_UNLIKELY(!us_active_holds(s, active, old.lo) ||
-                    (old.hi ^ s->generation_bits) >> US_TID_GENERATION_SHIFT != 0 ||
+    if (US_UNLIKELY(!us_active_covers(s, active, old.lo) || !us_tid_ours(s, old.hi) ||
                     (node >= 0 && us_active_read(active).node != (uint32_t)node))) {
         return POP_MISS;
     }
@@ -61,7 +60,7 @@ US_INLINE uint64_t pop(struct us_cache *s, struct us_thread *t,
         return POP_RACED;
     }
     new.lo = us_link_guess(s, old.lo);
-    new.hi = us_next_tid(s, old.hi);
+    new.hi = us_next_tid(old.hi);
     if (US_UNLIKELY(!us_cas_pair(&c->freelist, old, new))) {
         us_stat_add(c, US_STAT_CMPXCHG_DOUBLE_CPU_FAIL, 1);
         return POP_RACED;

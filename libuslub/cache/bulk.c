@@ -27,7 +27,7 @@ static size_t pop_many(struct us_request *r, size_t max, void **ret)
         old.hi = us_load_acquire64(&r->c->freelist.hi);
         old.lo = us_load_acquire64(&r->c->freelist.lo);
         active = us_load_acquire64(&r->c->active);
-        if ((old.hi ^ s->generation_bits) >> US_TID_GENERATION_SHIFT != 0 ||
+        if (!us_tid_ours(s, old.hi) ||
             (r->node >= 0 && us_active_read(active).node != (uint32_t)r->node)) {
             return 0;
         }
@@ -40,7 +40,7 @@ static size_t pop_many(struct us_request *r, size_t max, void **ret)
             ret[count++] = us_at(s->arena, new.lo);
             new.lo = us_link_guess(s, new.lo);
         }
-        new.hi = us_next_tid(s, old.hi);
+        new.hi = us_next_tid(old.hi);
         if (count == 0) {
             us_intent_end(r->t);
             return 0;
@@ -118,7 +118,7 @@ static us_err free_chain(struct us_cache *s, struct us_thread *t, uint32_t cpu,
         }
         us_link_set(s, tail, old.lo);
         new.lo = head;
-        new.hi = us_next_tid(s, old.hi);
+        new.hi = us_next_tid(old.hi);
         if (us_cas_pair(&c->freelist, old, new)) {
             us_stat_add(c, US_STAT_FREE_FASTPATH, count);
             return US_OK;

@@ -168,11 +168,9 @@ static void reset_slots(struct us_arena *a, struct us_kmem_cache *shared)
 {
     struct us_kmem_cache_cpu *c = (void *)(shared + 1);
     struct us_kmem_cache_node *n = (void *)(c + a->cpus);
-    uint64_t generation = (uint64_t)(uint16_t)shared->generation
-                          << US_TID_GENERATION_SHIFT;
 
     for (uint32_t cpu = 0; cpu < a->cpus; cpu++) {
-        struct us_pair fresh = {0, generation | cpu}, old;
+        struct us_pair fresh = {0, us_init_tid(shared->generation, cpu)}, old;
 
         us_store_release64(&c[cpu].active, 0);
         do {

@@ -12,19 +12,37 @@
 #include "base/cpu.h"
 #include "slab/slab.h"
 
-/* ---- transaction ids: generation:16 event:48, the event modulo tid_step is the CPU
- * ---- */
+/* ---- transaction ids: event:39 generation:16 cpu:9 ---- */
 
-#define US_TID_EVENTS ((1ULL << US_TID_GENERATION_SHIFT) - 1)
+#define US_TID_CPU_BITS 9
+#define US_TID_STEP     (1ULL << (US_TID_CPU_BITS + 16))
+US_STATIC(US_CPUS_MAX <= 1 << US_TID_CPU_BITS);
 
-US_INLINE uint64_t us_init_tid(const struct us_cache *s, uint32_t cpu)
+US_INLINE uint64_t us_init_tid(uint32_t generation, uint32_t cpu)
 {
-    return s->generation_bits | cpu;
+    return (uint64_t)(uint16_t)generation << US_TID_CPU_BITS | cpu;
 }
 
-US_INLINE uint64_t us_next_tid(const struct us_cache *s, uint64_t tid)
+/* The events wrap, cpu and generation stay. */
+US_INLINE uint64_t us_next_tid(uint64_t tid)
 {
-    return s->generation_bits | ((tid + s->tid_step) & US_TID_EVENTS);
+    return tid + US_TID_STEP;
+}
+
+US_INLINE uint32_t us_tid_to_cpu(uint64_t tid)
+{
+    return (uint32_t)tid & ((1u << US_TID_CPU_BITS) - 1);
+}
+
+US_INLINE uint64_t us_tid_to_event(uint64_t tid)
+{
+    return tid / US_TID_STEP;
+}
+
+/* Is it a tid of this cache, not of one that had or will have the same id? */
+US_INLINE bool us_tid_ours(const struct us_cache *s, uint64_t tid)
+{
+    return (((uint32_t)tid ^ s->tid_generation) & (0xffffu << US_TID_CPU_BITS)) == 0;
 }
 
 /* ---- the CPU slab, as kmem_cache_cpu.active says it ---- */
@@ -61,6 +79,21 @@ US_INLINE bool us_active_holds(const struct us_cache *s, uint64_t active,
 
     return object - s->data_start <= s->span && index < active >> 48 &&
            index * s->size == distance;
+}
+
+/*
+ * The same for an object that is about to be taken, without the division: it lies in
+ * the slab's bytes, so no word of anybody leads outside. That it is the start of an
+ * object is checked when it is freed, and at every slow path.
+ */
+US_INLINE bool us_active_covers(const struct us_cache *s, uint64_t active,
+                                uint64_t object)
+{
+    uint64_t distance =
+        object - (active & (US_OFFSET_MASK & ~(uint64_t)(US_PAGE_SIZE - 1)));
+
+    return active >> 48 != 0 && distance < s->slab_bytes &&
+           object - s->data_start <= s->span;
 }
 
 /* One request on its way through the sources. */

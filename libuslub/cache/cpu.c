@@ -18,7 +18,7 @@ uint64_t us_cpu_detach(struct us_cache *s, struct us_kmem_cache_cpu *c)
         old.hi = us_load_acquire64(&c->freelist.hi);
         old.lo = us_load_acquire64(&c->freelist.lo);
         new.lo = 0;
-        new.hi = us_next_tid(s, old.hi);
+        new.hi = us_next_tid(old.hi);
     } while (!us_cas_pair(&c->freelist, old, new));
     return old.lo;
 }
@@ -33,7 +33,7 @@ void us_cpu_install(struct us_cache *s, struct us_kmem_cache_cpu *c, uint32_t pa
         old.hi = us_load_acquire64(&c->freelist.hi);
         old.lo = us_load_acquire64(&c->freelist.lo);
         new.lo = freelist;
-        new.hi = us_next_tid(s, old.hi);
+        new.hi = us_next_tid(old.hi);
     } while (!us_cas_pair(&c->freelist, old, new));
     us_store_release64(&c->active, us_active_pack(active));
 }

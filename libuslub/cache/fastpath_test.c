@@ -48,7 +48,7 @@ static void the_tid_stops_aba(void)
     seen.lo = c->freelist.lo;
     seen.hi = c->freelist.hi;
     wanted.lo = us_link_guess(s, seen.lo);
-    wanted.hi = us_next_tid(s, seen.hi);
+    wanted.hi = us_next_tid(seen.hi);
 
     a = us_alloc_on(s, 0, 0, -1);
     b = us_alloc_on(s, 0, 0, -1);
@@ -71,26 +71,26 @@ static void a_tid_names_its_cpu_and_counts_events(void)
     us_cache *s = make("tid", 64, 0);
 
     for (uint32_t cpu = 0; cpu < 4; cpu++) {
-        uint64_t tid = us_cpu(s, cpu)->freelist.hi & US_TID_EVENTS;
+        const uint64_t *tid = &us_cpu(s, cpu)->freelist.hi;
         void *object;
 
-        assert(tid % s->tid_step == cpu && tid / s->tid_step == 0);
+        assert(us_tid_to_cpu(*tid) == cpu && us_tid_to_event(*tid) == 0);
         object = us_alloc_on(s, 0, (int)cpu, -1);
         assert(us_free_on(s, object, (int)cpu) == US_OK);
-        tid = us_cpu(s, cpu)->freelist.hi & US_TID_EVENTS;
-        assert(tid % s->tid_step == cpu && tid / s->tid_step > 0);
+        assert(us_tid_to_cpu(*tid) == cpu && us_tid_to_event(*tid) > 0);
     }
     us_arena_detach(arena);
 }
 
-static void the_event_counter_wraps_without_touching_the_generation(void)
+static void the_event_counter_wraps_without_touching_cpu_and_generation(void)
 {
     us_cache *s = make("wrap", 64, 0);
-    uint64_t last = s->generation_bits | (US_TID_EVENTS - 1);
+    uint64_t last = us_init_tid(s->generation, 3) - US_TID_STEP;
 
-    assert(us_next_tid(s, last) ==
-           (s->generation_bits | ((US_TID_EVENTS - 1 + 4) & US_TID_EVENTS)));
-    assert(us_next_tid(s, last) >> US_TID_GENERATION_SHIFT == s->generation);
+    assert(us_tid_to_event(last) == (1ULL << 39) - 1);
+    assert(us_next_tid(last) == us_init_tid(s->generation, 3));
+    assert(us_tid_ours(s, last) && us_tid_ours(s, us_next_tid(last)));
+    assert(!us_tid_ours(s, us_init_tid(s->generation + 1, 3)));
     us_arena_detach(arena);
 }
 
@@ -195,7 +195,7 @@ int main(void)
     static void (*const tests[])(void) = {
         the_tid_stops_aba,
         a_tid_names_its_cpu_and_counts_events,
-        the_event_counter_wraps_without_touching_the_generation,
+        the_event_counter_wraps_without_touching_cpu_and_generation,
         an_owned_object_on_a_freelist_is_not_handed_out,
         wild_links_are_errors_and_never_addresses,
         no_intent_stays_behind,

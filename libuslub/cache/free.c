@@ -220,7 +220,7 @@ static US_COLD us_err push_again(struct us_cache *s, struct us_thread *t, uint32
         }
         us_link_set(s, object, old.lo);
         new.lo = object;
-        new.hi = us_next_tid(s, old.hi);
+        new.hi = us_next_tid(old.hi);
     } while (!us_cas_pair(&c->freelist, old, new));
     us_intent_end(t);
     us_stat_add(c, US_STAT_FREE_FASTPATH, 1);
@@ -242,8 +242,7 @@ US_INLINE us_err push(struct us_cache *s, struct us_thread *t, uint32_t cpu,
     old.hi = us_load_acquire64(&c->freelist.hi);
     old.lo = us_load_acquire64(&c->freelist.lo);
     active = us_load_acquire64(&c->active);
-    if (!us_active_holds(s, active, object) ||
-        (old.hi ^ s->generation_bits) >> US_TID_GENERATION_SHIFT != 0) {
+    if (!us_active_holds(s, active, object) || !us_tid_ours(s, old.hi)) {
         return miss(s, t, cpu, object);
     }
     tag = us_tag(s, object);
@@ -254,7 +253,7 @@ US_INLINE us_err push(struct us_cache *s, struct us_thread *t, uint32_t cpu,
     us_store_release16(tag, 0);
     us_link_set(s, object, old.lo);
     new.lo = object;
-    new.hi = us_next_tid(s, old.hi);
+    new.hi = us_next_tid(old.hi);
     if (US_UNLIKELY(!us_cas_pair(&c->freelist, old, new))) {
         return push_again(s, t, cpu, active, object);
     }

@@ -23,11 +23,10 @@ static us_err fill_handle(struct us_arena *a, uint32_t id, struct us_cache *s)
     s->base = a->base;
     s->self = a->self;
     s->cpu_count = a->cpus;
-    s->tid_step = a->tid_step;
     s->id = id;
     s->shared = shared;
     s->generation = shared->generation;
-    s->generation_bits = (uint64_t)(uint16_t)s->generation << US_TID_GENERATION_SHIFT;
+    s->tid_generation = (uint32_t)us_init_tid(s->generation, 0);
     s->cpus = (char *)(shared + 1);
     s->node_array = (void *)(s->cpus + a->cpus * sizeof(struct us_kmem_cache_cpu));
     s->size = shared->size;
@@ -49,6 +48,7 @@ static us_err fill_handle(struct us_arena *a, uint32_t id, struct us_cache *s)
         return us_damaged(a, "the description of a cache");
     }
     s->reciprocal = UINT64_MAX / s->size + 1;
+    s->slab_bytes = s->objects * s->size;
     s->data_start = a->data_start;
     s->span = a->data_bytes - s->size;
     while (plane < US_TAG_PLANES - 1 && s->size >= US_TAG_GRANULE(plane + 1)) {

@@ -24,8 +24,8 @@ struct us_cache {
     uint64_t data_start, span; /* an object starts at most `span` after data_start */
     uint64_t offset;           /* of the link in a free object */
     uint64_t random;           /* secret of hardened links; 0: plain links */
-    uint64_t generation_bits;  /* as they stand in a tid */
-    uint64_t tid_step;
+    uint32_t tid_generation;   /* as it stands in a tid */
+    uint64_t slab_bytes;       /* of all objects of a slab */
     uint64_t size, reciprocal; /* ceil(2^64 / size) */
 
     struct us_arena *arena;
@@ -40,8 +40,6 @@ struct us_cache {
     void *ctor_context;
     struct us_cache *older; /* handle of the cache that had this id before */
 };
-
-#define US_TID_GENERATION_SHIFT 48
 
 /* ---- where objects are ---- */
 
