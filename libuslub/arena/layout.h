@@ -155,6 +155,7 @@ struct us_page {
 
 /* Page allocator of one node. */
 struct us_node_pages {
+    uint64_t changes;         /* ended:32 under way:32, see pages.c */
     uint64_t free_pages;      /* pages in free blocks */
     uint64_t hint[US_ORDERS]; /* no set bit in words below; may be wrong, see pages.c */
 };

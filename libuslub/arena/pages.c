@@ -15,6 +15,7 @@
  * on the state alone, so the model makes the same one. A crash leaves SPLIT, MERGE or
  * ALLOC with an owner; what that means is in docs/design/01-arena.md.
  */
+#include <sched.h>
 #include <string.h>
 
 #include "arena/arena.h"
@@ -32,6 +33,22 @@ static uint64_t *bitmap(const struct us_arena *a, uint32_t node, uint32_t order)
 static uint32_t node_start(const struct us_arena *a, uint32_t node)
 {
     return a->first_page + (uint32_t)(node * a->config.node_pages);
+}
+
+/*
+ * Splits, merges and corrections hide a block for a moment. They are counted before and
+ * after, so that a search that found nothing knows whether to look again.
+ */
+static void change_begin(const struct us_arena *a, uint32_t node)
+{
+    us_fetch_add_relaxed64(&node_at(a, node)->changes, 1);
+    us_full_fence();
+}
+
+static void change_end(const struct us_arena *a, uint32_t node)
+{
+    us_full_fence();
+    us_fetch_add_relaxed64(&node_at(a, node)->changes, (1ULL << 32) - 1);
 }
 
 /* ---- the index of free blocks ---- */
@@ -76,10 +93,12 @@ static void index_correct(const struct us_arena *a, uint32_t node, uint32_t orde
 {
     uint64_t raw;
 
+    change_begin(a, node);
     index_clear(a, node, order, page);
     if (word_is(a, page, US_BLOCK_FREE, order, &raw)) {
         index_set(a, node, order, page);
     }
+    change_end(a, node);
 }
 
 /* The first indexed block of `order` from word `*at` on, or 0. */
@@ -113,8 +132,8 @@ static void make_free(struct us_arena *a, uint32_t node, uint32_t page, uint32_t
 
 /* Merges the free block with its buddy, and the result with its own, as far as it goes.
  */
-static void merge(struct us_arena *a, uint32_t me, uint32_t node, uint32_t page,
-                  uint32_t order)
+static void merge_blocks(struct us_arena *a, uint32_t me, uint32_t node, uint32_t page,
+                         uint32_t order)
 {
     uint32_t start = node_start(a, node);
 
@@ -143,6 +162,14 @@ static void merge(struct us_arena *a, uint32_t me, uint32_t node, uint32_t page,
         page = left;
         make_free(a, node, page, order);
     }
+}
+
+static void merge(struct us_arena *a, uint32_t me, uint32_t node, uint32_t page,
+                  uint32_t order)
+{
+    change_begin(a, node);
+    merge_blocks(a, me, node, page, order);
+    change_end(a, node);
 }
 
 static us_err commit_descriptor(struct us_arena *a, uint32_t page)
@@ -179,6 +206,29 @@ static us_err split(struct us_arena *a, uint32_t me, uint32_t node, uint32_t pag
     return US_OK;
 }
 
+/* The free block `page` becomes one of `order` that is ours. False: somebody was
+ * faster. */
+static bool claim(struct us_arena *a, uint32_t me, uint32_t node, uint32_t page,
+                  uint32_t from, uint32_t order, us_err *err)
+{
+    uint64_t raw;
+    bool ours =
+        us_page_valid(a, page) && word_is(a, page, US_BLOCK_FREE, from, &raw) &&
+        us_cas_acq_rel64(
+            &a->pages[page].word, &raw,
+            us_page_word_next(raw, from == order ? US_BLOCK_ALLOC : US_BLOCK_SPLIT,
+                              from, me));
+
+    *err = US_OK;
+    if (ours) {
+        index_clear(a, node, from, page);
+        if (from != order) {
+            *err = split(a, me, node, page, from, order);
+        }
+    }
+    return ours;
+}
+
 /* Takes a free block of exactly `from` if there is one, and makes it one of `order`. */
 static us_err take_from(struct us_arena *a, uint32_t me, uint32_t node, uint32_t from,
                         uint32_t order, bool thorough, uint32_t *ret)
@@ -186,43 +236,71 @@ static us_err take_from(struct us_arena *a, uint32_t me, uint32_t node, uint32_t
     uint64_t *hint = &node_at(a, node)->hint[from];
     uint64_t at = thorough ? 0 : us_load_relaxed64(hint);
     uint32_t page;
+    us_err err = US_ENOMEM;
 
     while ((page = index_next(a, node, from, &at)) != 0) {
-        uint64_t raw;
+        bool ours;
 
-        if (!us_page_valid(a, page) || !word_is(a, page, US_BLOCK_FREE, from, &raw) ||
-            !us_cas_acq_rel64(
-                &a->pages[page].word, &raw,
-                us_page_word_next(raw, from == order ? US_BLOCK_ALLOC : US_BLOCK_SPLIT,
-                                  from, me))) {
-            index_correct(a, node, from, page);
-            continue;
+        if (from != order) {
+            change_begin(a, node);
         }
-        index_clear(a, node, from, page);
-        us_store_relaxed64(hint, at);
-        *ret = page;
-        return from == order ? US_OK : split(a, me, node, page, from, order);
+        ours = claim(a, me, node, page, from, order, &err);
+        if (from != order) {
+            change_end(a, node);
+        }
+        if (ours) {
+            us_store_relaxed64(hint, at);
+            *ret = page;
+            return err;
+        }
+        err = US_ENOMEM;
+        index_correct(a, node, from, page);
     }
     us_store_relaxed64(hint, at);
-    return US_ENOMEM;
+    return err;
 }
 
+/* One walk up the orders. *ret 0 and US_ENOMEM: nothing was found. */
+static us_err take_once(struct us_arena *a, uint32_t me, uint32_t node, uint32_t order,
+                        bool thorough, uint32_t *ret)
+{
+    us_err err = US_ENOMEM;
+
+    *ret = 0;
+    for (uint32_t from = order; from < a->at.orders && *ret == 0; from++) {
+        err = take_from(a, me, node, from, order, thorough, ret);
+    }
+    return err;
+}
+
+/* More looks than any living splitter or merger needs; a dead one must not hold us. */
+#define LOOKS_MAX 2000
+
+/*
+ * The second look trusts no hint. Nothing found is the truth only if no block was being
+ * split or merged meanwhile; else there is another look, as long as enough pages are
+ * free.
+ */
 static us_err take(struct us_arena *a, uint32_t me, uint32_t node, uint32_t order,
                    uint32_t *ret)
 {
-    /* A hint may hide a block that others freed just now: the second look takes none.
-     */
-    for (int thorough = 0; thorough < 2; thorough++) {
-        for (uint32_t from = order; from < a->at.orders; from++) {
-            uint32_t page = 0;
-            us_err err = take_from(a, me, node, from, order, thorough != 0, &page);
+    const struct us_node_pages *n = node_at(a, node);
 
-            if (err == US_OK) {
-                *ret = page;
-            }
-            if (err == US_OK || page != 0) {
-                return err;
-            }
+    for (int look = 0; look < LOOKS_MAX; look++) {
+        uint64_t before = us_load_acquire64(&n->changes);
+        us_err err = take_once(a, me, node, order, look != 0, ret);
+
+        if (err == US_OK || *ret != 0) {
+            return err;
+        }
+        us_full_fence();
+        if (look != 0 &&
+            ((us_load_acquire64(&n->changes) == before && (uint32_t)before == 0) ||
+             us_load_relaxed64(&n->free_pages) < 1ULL << order)) {
+            break;
+        }
+        if (look > 10) {
+            (void)sched_yield();
         }
     }
     return US_ENOMEM;
@@ -376,6 +454,26 @@ uint32_t us_block_head(const struct us_arena *a, uint32_t page)
     return 0;
 }
 
+/* Gives back what a free block has committed; somebody may take it first. */
+static void trim_block(struct us_arena *a, uint32_t me, uint32_t page, uint32_t order)
+{
+    uint64_t bytes = 1ULL << (order + US_PAGE_SHIFT), raw;
+    uint32_t node = us_page_node(a, page);
+
+    if (us_committed_pages(a, us_page_offset(page), bytes) == 0) {
+        return;
+    }
+    change_begin(a, node);
+    if (word_is(a, page, US_BLOCK_FREE, order, &raw) &&
+        us_cas_acq_rel64(&a->pages[page].word, &raw,
+                         us_page_word_next(raw, US_BLOCK_ALLOC, order, me))) {
+        us_uncommit(a, us_page_offset(page), bytes);
+        make_free(a, node, page, order);
+        merge_blocks(a, me, node, page, order);
+    }
+    change_end(a, node);
+}
+
 us_err us_arena_trim(us_arena *a, uint64_t *ret)
 {
     struct us_thread *t = us_thread_self(a);
@@ -385,25 +483,14 @@ us_err us_arena_trim(us_arena *a, uint64_t *ret)
         return us_last_code();
     }
     for (uint32_t page = a->first_page; page < a->end_page;) {
-        uint32_t order, head = page;
-        uint64_t raw, bytes;
+        uint32_t order;
 
         if (us_block_state(a, page, &order) == US_BLOCK_TAIL || order >= a->at.orders) {
             page++; /* inside a block that others are changing */
             continue;
         }
+        trim_block(a, us_thread_slot(a, t) + 1, page, order);
         page += 1u << order;
-        bytes = 1ULL << (order + US_PAGE_SHIFT);
-        if (us_committed_pages(a, us_page_offset(head), bytes) == 0 ||
-            !word_is(a, head, US_BLOCK_FREE, order, &raw) ||
-            !us_cas_acq_rel64(&a->pages[head].word, &raw,
-                              us_page_word_next(raw, US_BLOCK_ALLOC, order,
-                                                us_thread_slot(a, t) + 1))) {
-            continue;
-        }
-        us_uncommit(a, us_page_offset(head), bytes);
-        make_free(a, us_page_node(a, head), head, order);
-        merge(a, us_thread_slot(a, t) + 1, us_page_node(a, head), head, order);
     }
     us_store_relaxed64(&a->header->kept_pages, 0);
     *ret = (before - us_committed_pages(a, a->data_start, a->data_bytes))

@@ -200,6 +200,39 @@ static void threads_split_and_merge_at_once_and_lose_nothing(void)
     us_arena_detach(shared);
 }
 
+static pthread_barrier_t together;
+
+static void *take_one(void *unused)
+{
+    (void)unused;
+    (void)us_thread_self(shared);
+    (void)pthread_barrier_wait(&together);
+    for (int i = 0; i < 20; i++) {
+        uint32_t page = take(shared, 0, -1, 0);
+
+        assert(page != UINT32_MAX); /* the other may have the only block in hand */
+        give(shared, page);
+    }
+    return NULL;
+}
+
+static void a_block_in_the_hands_of_a_splitter_is_waited_for(void)
+{
+    (void)pthread_barrier_init(&together, NULL, 2);
+    for (int round = 0; round < 500; round++) {
+        pthread_t id;
+        int failed;
+
+        shared = create(64, 1, 0);
+        failed = pthread_create(&id, NULL, take_one, NULL);
+        assert(failed == 0);
+        (void)take_one(NULL);
+        (void)pthread_join(id, NULL);
+        us_arena_detach(shared);
+    }
+    (void)pthread_barrier_destroy(&together);
+}
+
 int main(void)
 {
     the_lowest_address_of_the_smallest_order_is_taken();
@@ -209,5 +242,6 @@ int main(void)
     the_reserve_is_for_emergencies();
     only_what_is_reached_is_committed_and_free_pages_go_back();
     threads_split_and_merge_at_once_and_lose_nothing();
+    a_block_in_the_hands_of_a_splitter_is_waited_for();
     return 0;
 }

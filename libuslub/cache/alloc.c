@@ -88,7 +88,7 @@ static us_err from_cpu_slab(struct us_request *r, uint32_t *page, uint64_t *free
         return US_OK;
     }
     r->t->slab[0] = active.page;
-    *freelist = us_cpu_detach(r->s, r->c);
+    *freelist = us_cpu_detach(r->c);
     if (r->node >= 0 && active.node != (uint32_t)r->node) {
         uint64_t list = *freelist;
 
@@ -151,7 +151,7 @@ static us_err displace(struct us_request *r)
     if (active.page == 0) {
         return US_OK;
     }
-    err = us_deactivate_slab(r->s, r->t, r->c, active.page, us_cpu_detach(r->s, r->c));
+    err = us_deactivate_slab(r->s, r->t, r->c, active.page, us_cpu_detach(r->c));
     us_stat_add(r->c, US_STAT_CPUSLAB_FLUSH, 1);
     return err;
 }

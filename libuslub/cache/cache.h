@@ -132,7 +132,7 @@ US_INLINE uint64_t us_object_bytes(const struct us_cache *s)
 /* ---- cpu.c: one CPU slot; the caller holds its lock ---- */
 
 /* Unpublishes the CPU slab and takes its freelist. */
-uint64_t us_cpu_detach(struct us_cache *s, struct us_kmem_cache_cpu *c);
+uint64_t us_cpu_detach(struct us_kmem_cache_cpu *c);
 void us_cpu_install(struct us_cache *s, struct us_kmem_cache_cpu *c, uint32_t page,
                     uint32_t objects, uint64_t freelist);
 /* Linux: get_freelist(). 0: the slab is full now, and nobody's. */

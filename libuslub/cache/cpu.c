@@ -9,7 +9,7 @@
  */
 #include "cache/cache.h"
 
-uint64_t us_cpu_detach(struct us_cache *s, struct us_kmem_cache_cpu *c)
+uint64_t us_cpu_detach(struct us_kmem_cache_cpu *c)
 {
     struct us_pair old, new;
 
@@ -278,7 +278,7 @@ us_err us_flush_slab_locked(struct us_cache *s, struct us_thread *t,
         return US_OK;
     }
     t->slab[0] = active.page;
-    err = us_deactivate_slab(s, t, c, active.page, us_cpu_detach(s, c));
+    err = us_deactivate_slab(s, t, c, active.page, us_cpu_detach(c));
     us_stat_add(c, US_STAT_CPUSLAB_FLUSH, 1);
     return err;
 }
