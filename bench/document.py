@@ -1,0 +1,206 @@
+"""summary.md beside the samples, and docs/benchmarks.md: both written from the run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from rounds import Samples, Series
+from verdicts import PEERS, Line, lines, overheads, size_name, span
+
+CAPTIONS = {
+    "pair.svg": "The hottest path: one object, again and again.",
+    "live.svg": "Cost against the number of live objects.",
+    "caches.svg": "Cost against the number of caches.",
+    "large.svg": "A picture-sized object.",
+    "python.svg": "What one statement costs in Python.",
+    "handoff.svg": "Made here, freed elsewhere.",
+    "memory.svg": "Memory beside the payload.",
+}
+
+READING = """\
+## How to read it
+
+- A figure is the median over processes of each process's median; *ratio* is the median
+  over rounds of the ratio within a round, *calm* that of the best process on either
+  side. Whiskers and bands in the plots are quartiles over the processes.
+- Subjects take turns, a fresh process each, so that a noisy neighbour meets all of
+  them; how busy the machine was with others is in the table at the end.
+- A target is *met* if both ratios meet it, *undecided (noise)* if only one does.
+- C figures are through a shared library (`libuslub.so`, `LD_PRELOAD` for the others),
+  as a C program would call them; "static" is linked in, as in the Python extension.
+  Python figures include timeit's loop (the row *empty loop*), on both sides.
+
+## What the plots cannot show
+
+- **Hot means hot.** In `pair` the same 64 bytes come back each time. It measures
+  instructions and two locked 16-byte swaps, not memory. `live`, random replacement, is
+  the other end: there every step misses the processor's caches, and the dotted line
+  (touching alone) is the floor that no allocator can go below.
+- **Flatness depends on the pattern.** A pair beside n live objects asks whether
+  anything in the allocator grows with n. Random replacement asks something else: how
+  many cache lines a free needs that is not for the CPU's own slab. Both are shown, with
+  the peers measured in the same way; the target is put on the first. With n caches in
+  turn the cost includes the misses on n sets of per-CPU words; the plain mutex and
+  free list pays for its own.
+- **uslub does more than its peers.** Each pair also keeps an owner tag and an intent
+  record (so that a killed process can be cleaned up after), checks the address, and
+  works for all processes that map the arena. No peer here can hand memory to another
+  process.
+- **Hand-over of the mallocs is between threads**, since they cannot do it between
+  processes; "mutex + free list" stands there for copying 64 bytes through the ring,
+  with no allocator at all.
+- **Memory** is what the arena's file occupies (`us_arena_stat`); the page tables of
+  each process come on top. For malloc it is the growth of the resident set, whose
+  resolution is a page.
+- **Where the source lies matters for large copies.** Source and target exactly
+  2^28 + 16 bytes apart, which is where a large `malloc()` after the creation of a
+  256 MiB arena ends up, make the copy slower (the line *unlucky distance*). Everywhere
+  else here the source moves.
+- **Two vCPUs may be one core.** On such a machine a busy neighbour slows all figures by
+  up to 1.8, and those with locked instructions most. Differences under 10 % mean
+  nothing.
+"""
+
+
+def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table; all columns but the first and the last text ones are narrow."""
+    out = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join(out + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
+
+
+def targets(found: list[Line]) -> str:
+    """The lines of the issue."""
+    header = ("what", "uslub", "beside", "ratio", "calm", "target", "")
+    rows = [
+        (
+            line.what,
+            line.ours,
+            line.beside,
+            f"{line.typical:.3g}",
+            f"{line.best:.3g}",
+            line.target,
+            f"**{line.verdict}**" if line.verdict else "",
+        )
+        for line in found
+    ]
+    return table(header, rows)
+
+
+def figures(series: list[Series], name: str) -> str:
+    """Every subject of one workload."""
+    header = (name, "typical", "quartiles", "best", "processes")
+    rows = [
+        (
+            one.subject,
+            span(one.typical),
+            " to ".join(span(value) for value in one.spread),
+            span(one.best),
+            str(len(one.rounds)),
+        )
+        for one in sorted(series, key=lambda s: s.typical)
+    ]
+    return table(header, rows)
+
+
+def memory(samples: Samples) -> str:
+    """Bytes beside the payload."""
+    rows = overheads(samples)
+    peers = [peer for peer in PEERS if all(peer in row.peers for row in rows)]
+    header = ("object", "live", "uslub", "of that, rounding of the size", *peers)
+    cells = [
+        (
+            size_name(row.size),
+            f"{row.count:,}",
+            f"{row.ours:.4f}",
+            f"{row.slots:.4f}",
+            *(f"{row.peers[peer]:.4f}" for peer in peers),
+        )
+        for row in rows
+    ]
+    constant = min(row.constant for row in rows)
+    return (
+        "Bytes beside the payload per live byte (0.05: 5 % on top), the arena's own "
+        f"{constant // 1024:,} KiB included.\n\n" + table(header, cells)
+    )
+
+
+def loads(samples: Samples) -> str:
+    """How quiet it was."""
+    rows = [
+        (
+            one.workload,
+            f"{one.seconds:.0f} s",
+            f"{one.foreign:.0%}",
+            f"{one.steal:.0%}",
+            f"{one.slowdown:.2f}",
+        )
+        for one in samples.loads
+    ]
+    header = ("workload", "took", "CPU used by others", "stolen", "slowdown")
+    text = """
+*Slowdown* is of a fixed loop between the processes, typical over the best of the whole
+run: what neighbours outside of this virtual machine do to it shows there alone.
+"""
+    return table(header, rows) + text
+
+
+def machine(env: dict[str, Any]) -> str:
+    """One paragraph."""
+    cpu, debian = env["cpu"], env["debian_packages"]
+    versions = ", ".join(f"{name} {version}" for name, version in debian.items())
+    missing = ", ".join(env["peers_missing"])
+    text = (
+        f"{env['date']}, {cpu['cpus']} CPUs, {cpu['model']} "
+        f"(hypervisor: {cpu['hypervisor']}), Linux {env['kernel']}, "
+        f"{env['compiler']}, Python {env['python']}; {versions}; "
+        f"commit {env['commit']}."
+    )
+    return text + (f" Not measured: {missing}." if missing else "") + "\n"
+
+
+def summary(samples: Samples, env: dict[str, Any]) -> str:
+    """The whole outcome without plots."""
+    parts = [f"# Benchmarks, {env['date']}\n", machine(env), targets(lines(samples))]
+    if env["small"]:
+        parts.insert(1, "**A small run: the figures are smoke, not measurements.**\n")
+    names = ("one thread", "a second thread sleeps", "two threads at once")
+    for threads, name in enumerate(names):
+        rows = samples.find("pair", threads=threads)
+        parts.append(figures(rows, f"C pair, 64 B, {name}"))
+    parts.append(figures(samples.find("python micro"), "Python, one statement"))
+    parts.append(figures(samples.find("python large"), "Python, 6.2 MB written"))
+    parts.append(figures(samples.find("python handoff"), "Python, hand-over, 64 B"))
+    for metric, name in (
+        ("take_ns", "allocate"),
+        ("give_ns", "free"),
+        ("ns", "stream"),
+    ):
+        rows = [s for s in samples.find("handoff") if s.metric == metric]
+        parts.append(figures(rows, f"C hand-over, 64 B: {name}"))
+    parts += [memory(samples), loads(samples)]
+    return "\n".join(parts)
+
+
+def document(
+    samples: Samples, env: dict[str, Any], plots: list[str], folder: Path, page: Path
+) -> str:
+    """docs/benchmarks.md: the same with plots and what they cannot show."""
+    where = Path(os.path.relpath(folder, page.parent)).as_posix()
+    parts = [
+        "# Benchmarks\n",
+        "Written by `make bench` from its last full run; do not edit. "
+        f"Raw samples and machine file: [{folder.name}]({where}/samples.json), "
+        f"[env.json]({where}/env.json).\n",
+        machine(env),
+        targets(lines(samples)),
+        READING,
+    ]
+    parts.append("## Plots\n")
+    parts += [
+        f"{CAPTIONS[name]}\n\n![{CAPTIONS[name]}]({where}/{name})\n" for name in plots
+    ]
+    parts += ["## Memory\n", memory(samples)]
+    parts += ["## How quiet the machine was\n", loads(samples)]
+    return "\n".join(parts)

@@ -1,0 +1,222 @@
+"""From samples to lines with a target: what was asked, what came out, met or missed.
+
+Each ratio is given twice: the median over rounds of the ratio within a round, and the
+ratio of the best figures (the calmest process on each side). A target is met if both
+meet it; if only one does, the machine was too noisy for a word and the line says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import median
+
+from rounds import Samples, Series
+from workloads.native import CACHE_PATTERNS, FRAME, LIVE_PATTERNS
+
+PEERS = ("glibc", "mimalloc", "jemalloc", "tcmalloc")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One ratio. `at_most` and `at_least`: the target; neither: for information."""
+
+    what: str
+    ours: str
+    beside: str
+    typical: float
+    best: float
+    at_most: float | None = None
+    at_least: float | None = None
+
+    @property
+    def target(self) -> str:
+        if self.at_most is not None:
+            return f"≤ {self.at_most:g}"
+        return f"≥ {self.at_least:g}" if self.at_least is not None else ""
+
+    @property
+    def verdict(self) -> str:
+        met = [self.meets(value) for value in (self.typical, self.best)]
+        if not self.target:
+            return ""
+        if all(met):
+            return "met"
+        return "missed" if not any(met) else "undecided (noise)"
+
+    def meets(self, value: float) -> bool:
+        if self.at_most is not None:
+            return value <= self.at_most
+        return self.at_least is None or value >= self.at_least
+
+
+def span(ns: float) -> str:
+    """A time in the unit that reads best."""
+    for limit, unit, scale in ((1e3, "ns", 1), (1e6, "µs", 1e3), (1e9, "ms", 1e6)):
+        if ns < limit:
+            return f"{ns / scale:.3g} {unit}"
+    return f"{ns / 1e9:.3g} s"
+
+
+def compare(
+    what: str,
+    ours: Series,
+    other: Series,
+    at_most: float | None = None,
+    at_least: float | None = None,
+    *,
+    upside_down: bool = False,
+) -> Line:
+    """ours / other; upside_down: how many times cheaper ours is."""
+    # Round by round, as the two stood next to each other in time.
+    typical = median(a / b for a, b in zip(ours.medians, other.medians, strict=True))
+    best = ours.best / other.best
+    ratios = [1 / typical, 1 / best] if upside_down else [typical, best]
+    beside = f"{other.subject} {span(other.typical)}"
+    return Line(what, span(ours.typical), beside, *ratios, at_most, at_least)
+
+
+def cheapest(series: list[Series]) -> Series:
+    """The best of the peers."""
+    return min((one for one in series if one.subject in PEERS), key=lambda s: s.typical)
+
+
+def growth(series: list[Series], key: Callable[[Series], float]) -> float:
+    """Dearest over cheapest, along the sizes."""
+    values = [key(one) for one in series]
+    return max(values) / min(values)
+
+
+def flat(samples: Samples, what: str, workload: str, pattern: str, asked: bool) -> Line:
+    """How much the cost grows along n; beside it, the steadiest peer."""
+    rows = samples.find(workload, pattern=pattern)
+    ours = [one for one in rows if one.subject == "uslub"]
+    peers = sorted({one.subject for one in rows} - {"uslub"})
+    grown = {
+        peer: growth([s for s in rows if s.subject == peer], lambda s: s.typical)
+        for peer in peers
+    }
+    beside = ", ".join(f"{peer} x {value:.2f}" for peer, value in grown.items())
+    low = min(ours, key=lambda s: s.typical).typical
+    high = max(ours, key=lambda s: s.typical).typical
+    ratios = [growth(ours, lambda s: s.typical), growth(ours, lambda s: s.best)]
+    sizes = [one.params["n"] for one in ours]
+    what = f"{what}, n = {min(sizes):,} to {max(sizes):,}"
+    text = f"{span(low)} to {span(high)}"
+    return Line(what, text, beside, *ratios, at_most=1.5 if asked else None)
+
+
+def native_lines(samples: Samples) -> Iterator[Line]:
+    """What bench/c measured."""
+    names = {0: "one thread", 1: "an idle second thread", 2: "two threads at once"}
+    for threads, name in names.items():
+        rows = samples.find("pair", threads=threads)
+        ours = next(one for one in rows if one.subject == "uslub")
+        limit = 2.5 if threads < 2 else None
+        yield compare(
+            f"C: alloc + free, 64 B, hot; {name}", ours, cheapest(rows), limit
+        )
+    for depth, moving in ((1, 1), (4, 1), (1, 0)):
+        ours = samples.get("large", "uslub", depth=depth, moving=moving)
+        mapped = samples.get("large", "uslub", "mapped_ns", depth=depth, moving=moving)
+        where = "" if moving else ", source at a fixed, unlucky distance"
+        what = f"C: 6.2 MB object written in full, new each time; {depth} alive{where}"
+        line = compare(what, ours, mapped, 1.3)
+        beside = f"memcpy into mapped memory {span(mapped.typical)}"
+        yield Line(what, line.ours, beside, line.typical, line.best, 1.3)
+    for mode, metric in (("turns", "take_ns"), ("turns", "give_ns"), ("stream", "ns")):
+        part = {"take_ns": "allocate", "give_ns": "adopt + free", "ns": "both at once"}
+        rows = [s for s in samples.find("handoff", mode=mode) if s.metric == metric]
+        ours = next(one for one in rows if one.subject == "uslub")
+        what = f"C: allocate here, free in another process, 64 B; {part[metric]}"
+        line = compare(what, ours, cheapest(rows))
+        beside = f"{line.beside} (threads of one process)"
+        yield Line(what, line.ours, beside, line.typical, line.best)
+
+
+def flat_lines(samples: Samples) -> Iterator[Line]:
+    """Cost against n."""
+    said = {
+        "pair": "hot pair while n others live",
+        "random": "random replacement among n",
+        "fill": "allocate n, then free n",
+        "robin": "n caches in turn",
+        "burst": "n caches in turn, 16 pairs each",
+        "one": "n caches exist, one is used",
+    }
+    for pattern in LIVE_PATTERNS:
+        asked = pattern == "pair"
+        yield flat(samples, f"C, flat: {said[pattern]}", "live", pattern, asked)
+    for pattern in CACHE_PATTERNS:
+        yield flat(samples, f"C, flat: {said[pattern]}", "caches", pattern, True)
+
+
+def python_lines(samples: Samples) -> Iterator[Line]:
+    """What bench/python measured."""
+    ours = samples.get("python micro", "cache.alloc()")
+    other = samples.get("python micro", "bytearray(64)")
+    yield compare("Python: cache.alloc() and drop, 64 B", ours, other, 0.5)
+    other = samples.get("python micro", "SharedMemory")
+    what = "Python: the same, times cheaper than SharedMemory create + close + unlink"
+    yield compare(what, ours, other, at_least=500, upside_down=True)
+    ours = samples.get("python large", "cache.alloc()")
+    for subject in ("mapped", "mapped, huge pages"):
+        mapped = samples.get("python large", subject)
+        what = "Python: 6.2 MB object written in full, new each time"
+        yield compare(what, ours, mapped, 1.3)
+    mapped = samples.get("python large", "mapped")
+    for subject in ("arena.ndarray()", "SharedMemory"):
+        one = samples.get("python large", subject)
+        yield compare(f"Python: the same, {subject}", one, mapped)
+    ours = samples.get("python handoff", "uslub handles, Pipe")
+    for one in samples.find("python handoff"):
+        if one is not ours:
+            yield compare(
+                "Python: made here, freed in another process, 64 B", ours, one
+            )
+
+
+def lines(samples: Samples) -> list[Line]:
+    """All of them."""
+    found = [*native_lines(samples), *flat_lines(samples), *python_lines(samples)]
+    return found
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """Memory beside the payload, for one size of object."""
+
+    size: int
+    count: int
+    ours: float  #: bytes beside the payload per live byte
+    slots: float  #: of those, rounding of the object size
+    constant: int  #: bytes of an arena with no cache
+    peers: dict[str, float]
+
+
+def overheads(samples: Samples) -> list[Overhead]:
+    """One row per size."""
+    found = []
+    for full in samples.find("memory"):
+        if full.subject != "uslub" or full.metric != "full":
+            continue
+
+        def value(metric: str, subject: str = "uslub", at: Series = full) -> float:
+            return samples.get("memory", subject, metric, **at.params).typical
+
+        payload, size = value("payload"), full.params["size"]
+        peers = {
+            peer: (value("full", peer) - value("empty", peer) - payload) / payload
+            for peer in PEERS
+            if any(s.subject == peer for s in samples.find("memory", **full.params))
+        }
+        beside = (full.typical - payload) / payload
+        slots = (value("stride") - size) / size
+        count = full.params["n"]
+        empty = int(value("empty"))
+        found.append(Overhead(size, count, beside, slots, empty, peers))
+    return found
+
+
+def size_name(size: int) -> str:
+    return "6.2 MB" if size == FRAME else f"{size:,} B"

@@ -1,0 +1,1 @@
+"""What is measured: one function per workload, in the order in which they run."""
