@@ -98,6 +98,9 @@ INLINE void put(enum kind kind, struct side *s, struct message *m, uint64_t i)
     }
     void *object = take(kind, s->pool);
     touch(object, i);
+    if (kind == USLUB && us_move(arena, object) != US_OK) {
+        die("%s", us_last_error());
+    }
     m->word = kind == USLUB ? us_offset(arena, object) : (uint64_t)(uintptr_t)object;
 }
 

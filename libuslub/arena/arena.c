@@ -391,7 +391,7 @@ us_err us_arena_attach_fd(int fd, us_arena **ret)
 
     /* A file description of our own: the life lock belongs to it. */
     (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-    own = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+    own = fcntl(fd, F_GETFD) < 0 ? -1 : open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
     if (own < 0) {
         return us_fail_errno(US_ESYSTEM,
                              "file descriptor %d: cannot be opened for reading "

@@ -229,10 +229,12 @@ US_STATIC(sizeof(struct us_kmem_cache_cpu) == 256);
 US_STATIC(offsetof(struct us_kmem_cache_cpu, stat) == 32);
 US_STATIC(sizeof(struct us_kmem_cache_node) == 64);
 US_STATIC(sizeof(struct us_node_pages) <= 512);
-US_STATIC(US_PROCESSES < 0x8000); /* bit 15 of a tag: in a bulk free */
+US_STATIC(US_PROCESSES < 0x4000); /* bits 14 and 15 of a tag say more, see below */
 
 /* Owner tags: one u16 per object. 0: free, else process slot + 1. */
-#define US_TAG_FREEING 0x8000u
+#define US_TAG_FREEING 0x8000u /* its owner is in the middle of a bulk free */
+#define US_TAG_MOVING  0x4000u /* its owner has let go of it for us_adopt() */
+#define US_TAG_OWNER   0x3fffu
 #define US_TAG_PLANES  10
 /*
  * Plane k has one tag per 8 << k bytes; a cache uses the coarsest that still gives each

@@ -177,6 +177,25 @@ static void a_reused_id_is_another_cache(void)
     us_arena_detach(arena);
 }
 
+static void a_move_is_good_for_one_adoption(void)
+{
+    us_cache *s = make("moved", 64, 0);
+    void *object = us_alloc(s);
+    uint64_t offset = offset_of(object);
+    uint16_t me = us_owner(arena);
+
+    assert(us_adopt(arena, offset, me) == US_ENOTOWNER); /* nobody let go of it */
+    assert(us_move(arena, object) == US_OK);
+    assert(us_move(arena, object) == US_ENOTOWNER);
+    assert(us_free(s, object) == US_ENOTOWNER);
+    assert(us_validate(arena, NULL, NULL, NULL) == 0);
+    assert(us_adopt(arena, offset, me) == US_OK);
+    assert(us_adopt(arena, offset, me) == US_ENOTOWNER);
+    assert(us_free(s, object) == US_OK);
+    assert(us_adopt(arena, offset, me) == US_ENOTOWNER);
+    us_arena_detach(arena);
+}
+
 static void hardened_links_are_not_offsets(void)
 {
     us_cache *s = make("hard", 64, US_FREELIST_HARDENED);
@@ -201,6 +220,7 @@ int main(void)
         no_intent_stays_behind,
         an_old_handle_knows_that_its_cache_is_gone,
         a_reused_id_is_another_cache,
+        a_move_is_good_for_one_adoption,
         hardened_links_are_not_offsets,
     };
 

@@ -62,9 +62,10 @@ us_err us_find_object(struct us_cache *s, uint64_t object, uint32_t *page)
         return us_fail(
             US_ENOTOWNER,
             "arena '%s', cache id %u: object %u of slab %u (offset 0x%llx) "
-            "belongs to participant %u, this process is %d; it has to be handed "
-            "over first",
-            a->name, s->id, index, p->serial, (unsigned long long)object, tag - 1,
+            "belongs to participant %d%s, this process is %d; it has to be adopted "
+            "first",
+            a->name, s->id, index, p->serial, (unsigned long long)object,
+            (tag & US_TAG_OWNER) - 1, tag & US_TAG_MOVING ? " and is on the move" : "",
             us_me(a) - 1);
     }
     return US_OK;

@@ -118,7 +118,8 @@ static us_err check_large(const struct us_arena *a, uint32_t page, uint64_t obje
             tag == 0 ? US_EDOUBLEFREE : US_ENOTOWNER,
             "arena '%s': the object at offset 0x%llx belongs to participant %d, "
             "this process is %d",
-            a->name, (unsigned long long)object, tag - 1, us_me(a) - 1);
+            a->name, (unsigned long long)object, (tag & US_TAG_OWNER) - 1,
+            us_me(a) - 1);
     }
     return US_OK;
 }
@@ -161,6 +162,12 @@ static us_err block_of(const struct us_arena *a, uint64_t object, uint32_t *page
         a->name, (unsigned long long)object);
 }
 
+static void set_owner(struct us_object_info *info, uint16_t tag)
+{
+    info->owner = tag & US_TAG_OWNER;
+    info->moving = tag & US_TAG_MOVING;
+}
+
 us_err us_object_stat(us_arena *a, const void *pointer, struct us_object_info *ret)
 {
     uint64_t object = us_offset(a, pointer);
@@ -179,7 +186,7 @@ us_err us_object_stat(us_arena *a, const void *pointer, struct us_object_info *r
     ret->node = us_page_node(a, page);
     if (state == US_BLOCK_LARGE) {
         ret->large = true;
-        ret->owner = us_load_acquire16(large_tag(a, page));
+        set_owner(ret, us_load_acquire16(large_tag(a, page)));
         ret->usable = (us_load_relaxed64(&p->requested) + US_PAGE_SIZE - 1) &
                       ~(uint64_t)(US_PAGE_SIZE - 1);
         return object == us_page_offset(page) ? US_OK : check_large(a, page, object);
@@ -197,21 +204,21 @@ us_err us_object_stat(us_arena *a, const void *pointer, struct us_object_info *r
             "between two; expected the address that an allocation returned",
             a->name, (unsigned long long)object, ret->cache->id);
     }
-    ret->owner = us_load_acquire16(us_tag(ret->cache, object));
+    set_owner(ret, us_load_acquire16(us_tag(ret->cache, object)));
     ret->usable =
         ret->cache->shared->has_ctor ? ret->cache->object_size : ret->cache->size;
     return US_OK;
 }
 
-us_err us_adopt(us_arena *a, uint64_t offset, uint16_t from)
+/* Changes the tag of a live object from `from` to `to`; else `refused` says why. */
+static us_err change_owner(struct us_arena *a, uint64_t offset, uint16_t from,
+                           uint16_t to, const char *refused)
 {
     struct us_thread *t = us_thread_self(a);
     struct us_object_info info;
     uint16_t *tag, seen = from;
-    us_err err = t == NULL ? us_last_code()
-                 : from == 0 || from > US_PROCESSES
-                     ? us_fail(US_EBADARG, "arena '%s': %u is no owner", a->name, from)
-                     : us_object_stat(a, us_at(a, offset), &info);
+    us_err err =
+        t == NULL ? us_last_code() : us_object_stat(a, us_at(a, offset), &info);
 
     if (err != US_OK) {
         return err;
@@ -219,15 +226,38 @@ us_err us_adopt(us_arena *a, uint64_t offset, uint16_t from)
     tag = info.large ? large_tag(a, info.page + a->first_page)
                      : us_tag(info.cache, offset);
     us_intent_begin(t, US_OP_ADOPT, offset);
-    if (!us_cas_acq_rel16(tag, &seen, us_me(a))) {
-        err = us_fail(
-            US_ENOTOWNER,
-            "arena '%s': the object at offset 0x%llx belongs to participant %d, not "
-            "to %d who handed it over: somebody took it first, or it was freed",
-            a->name, (unsigned long long)offset, seen - 1, from - 1);
+    if (!us_cas_acq_rel16(tag, &seen, to)) {
+        err = us_fail(US_ENOTOWNER,
+                      "arena '%s': the object at offset 0x%llx %s; it belongs to "
+                      "participant %d%s",
+                      a->name, (unsigned long long)offset, refused,
+                      (seen & US_TAG_OWNER) - 1,
+                      seen & US_TAG_MOVING ? " and is on the move" : "");
     }
     us_intent_end(t);
     return err;
+}
+
+us_err us_move(us_arena *a, void *object)
+{
+    uint16_t me = us_thread_self(a) == NULL ? 0 : us_me(a);
+
+    return me == 0 ? us_last_code()
+                   : change_owner(a, us_offset(a, object), me, me | US_TAG_MOVING,
+                                  "is not this process's to hand over");
+}
+
+us_err us_adopt(us_arena *a, uint64_t offset, uint16_t from)
+{
+    if (from == 0 || from > US_PROCESSES) {
+        return us_fail(US_EBADARG, "arena '%s': %u is no owner", a->name, from);
+    }
+    if (us_thread_self(a) == NULL) {
+        return us_last_code();
+    }
+    return change_owner(a, offset, from | US_TAG_MOVING, us_me(a),
+                        "was not handed over by who the handle says, was adopted "
+                        "already, or was freed");
 }
 
 /* ---- the family of calls ---- */
@@ -306,7 +336,7 @@ void *us_krealloc(us_arena *a, void *object, uint64_t n, uint32_t gfp, int cpu)
     if (us_object_stat(a, object, &info) != US_OK) {
         return NULL;
     }
-    if (info.owner != us_me(a)) {
+    if (info.owner != us_me(a) || info.moving) {
         us_fail(
             info.owner == 0 ? US_EDOUBLEFREE : US_ENOTOWNER,
             "arena '%s': the object at offset 0x%llx belongs to participant %d, this "

@@ -82,7 +82,9 @@ static void give_away(void *object)
     uint64_t word = us_offset(arena, object) << 16 | us_owner(arena);
     uint64_t *place = ring + (us_offset(arena, object) >> 6) % RING, seen = 0;
 
+    check(us_move(arena, object));
     if (!us_cas_acq_rel64(place, &seen, word)) {
+        check(us_adopt(arena, word >> 16, (uint16_t)word));
         release(object, -1);
     }
 }
@@ -180,6 +182,7 @@ static void take_back(void)
 
         if (word != 0 && (uint16_t)word == us_owner(arena) &&
             us_cas_acq_rel64(ring + i, &word, 0)) {
+            check(us_adopt(arena, word >> 16, us_owner(arena)));
             release(us_pointer(arena, word >> 16), -1);
         }
     }

@@ -61,9 +61,10 @@ static void see(uint8_t *seen, const uint16_t *indexes, uint32_t count)
 static bool participant(const struct us_arena *a, uint16_t tag)
 {
     const struct us_process *p = (const struct us_process *)us_at(a, a->at.processes);
+    uint32_t owner = tag & US_TAG_OWNER;
 
-    return tag <= US_PROCESSES &&
-           us_load_relaxed32(&p[tag - 1].state) != US_PROCESS_FREE;
+    return owner != 0 && owner <= US_PROCESSES && !(tag & US_TAG_FREEING) &&
+           us_load_relaxed32(&p[owner - 1].state) != US_PROCESS_FREE;
 }
 
 /* V3, V4 and the second half of V10. */
@@ -92,7 +93,8 @@ static void check_objects(struct findings *f, const struct us_picture *picture,
         owned += tag != 0;
         expect(f, seen[i] < 2, "object %u is on its freelists twice (V4)", i);
         expect(f, seen[i] == 0 || tag == 0,
-               "object %u is free but belongs to participant %d (V4)", i, tag - 1);
+               "object %u is free but belongs to participant %d (V4)", i,
+               (tag & US_TAG_OWNER) - 1);
         expect(f, tag == 0 || participant(s->arena, tag),
                "object %u belongs to 0x%x, who is no participant (V10)", i, tag);
     }

@@ -275,6 +275,7 @@ struct us_object_info {
     uint32_t index; /* of the object in its slab */
     uint32_t node;
     uint16_t owner;  /* process slot + 1; 0: free */
+    bool moving;     /* let go by us_move(), not yet adopted */
     bool large;      /* straight from the page allocator: no cache */
     us_cache *cache; /* NULL if large */
     uint64_t usable;
@@ -284,10 +285,13 @@ US_API us_err us_object_stat(us_arena *arena, const void *object,
                              struct us_object_info *ret);
 
 /*
- * Hand-over. us_owner() is this process's owner tag; a sender passes (offset, tag) by
- * any means, the receiver calls us_adopt(): the object changes hands exactly once, and
- * the sender must not touch it any more. US_ENOTOWNER: somebody else was first.
+ * Hand-over. us_owner() is this process's owner tag. The sender calls us_move(): the
+ * object is still its own, but nobody's to use; and passes (offset, tag) by any means.
+ * The receiver (or the sender, to have it back) calls us_adopt(). A move is good for
+ * one adoption. US_ENOTOWNER: somebody else was first, or the object is not on the
+ * move.
  */
+US_API us_err us_move(us_arena *arena, void *object);
 US_API uint16_t us_owner(us_arena *arena);
 US_API us_err us_adopt(us_arena *arena, uint64_t offset, uint16_t from);
 
