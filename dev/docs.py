@@ -1,0 +1,64 @@
+"""Write the generated pages, and run the Python of the written ones.
+
+`python dev/docs.py` rewrites docs/learn.md from runs of the model and executes every
+``python`` block of README.md and docs/guide; tests/test_docs.py does the same without
+writing. A page's blocks share one namespace, in order, as a reader would type them.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+LEARN = ROOT / "docs" / "learn.md"
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def written_pages() -> list[Path]:
+    """Pages whose Python blocks must run."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]
+
+
+def blocks(page: Path) -> list[str]:
+    """The ``python`` blocks of a page, in order."""
+    return BLOCK.findall(page.read_text())
+
+
+def run_page(page: Path) -> subprocess.CompletedProcess[str]:
+    """Run all blocks of a page in one fresh interpreter, outside the checkout."""
+    return subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks(page))],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd="/",
+    )
+
+
+def learn_page() -> str:
+    """docs/learn.md as the model's runs say it now."""
+    done = subprocess.run(
+        [sys.executable, "-m", "uslub.tools.explain_page"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+def main() -> int:
+    LEARN.write_text(learn_page())
+    failed = 0
+    for page in written_pages():
+        done = run_page(page)
+        if done.returncode != 0:
+            failed = 1
+            print(f"{page.relative_to(ROOT)}: its Python fails\n{done.stderr}")
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
