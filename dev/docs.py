@@ -27,10 +27,21 @@ def blocks(page: Path) -> list[str]:
     return BLOCK.findall(page.read_text())
 
 
+#: Runs a session with prompts: what is printed must be what the page says.
+SESSION = """
+import doctest, sys
+test = doctest.DocTestParser().get_doctest(sys.stdin.read(), {}, "page", None, 0)
+failed, _ = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test)
+sys.exit(failed != 0)
+"""
+
+
 def run_page(page: Path) -> subprocess.CompletedProcess[str]:
     """Run all blocks of a page in one fresh interpreter, outside the checkout."""
+    text = "\n".join(blocks(page))
     return subprocess.run(
-        [sys.executable, "-c", "\n".join(blocks(page))],
+        [sys.executable, "-c", SESSION if ">>> " in text else text],
+        input=text,
         capture_output=True,
         text=True,
         timeout=120,
@@ -56,7 +67,7 @@ def main() -> int:
         done = run_page(page)
         if done.returncode != 0:
             failed = 1
-            print(f"{page.relative_to(ROOT)}: its Python fails\n{done.stderr}")
+            print(f"{page.relative_to(ROOT)} fails:\n{done.stdout}{done.stderr}")
     return failed
 
 

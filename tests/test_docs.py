@@ -18,7 +18,7 @@ SPEC.loader.exec_module(docs)
 @pytest.mark.parametrize("page", docs.written_pages(), ids=lambda page: page.name)
 def test_the_python_of_a_page_runs(page: Path) -> None:
     done = docs.run_page(page)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_front_page_has_python_to_run() -> None:
