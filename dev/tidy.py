@@ -204,7 +204,8 @@ def import_trouble(module: str, name: str) -> str | None:
         return "the model owes nothing to the engine"
     if module == "uslub.tools.decisions" and not within(name, *BOTTOM):
         return "decision files are read without engine or model"
-    if not within(module, "uslub.tools", "uslub.__main__") and within(name, "uslub.tools"):
+    tools = within(module, "uslub.tools", "uslub.__main__")
+    if not tools and within(name, "uslub.tools"):
         return "tools are at the top"
     return None
 

@@ -16,8 +16,7 @@
 #define GEOMETRY_ONLY                                                                  \
     (US_TYPESAFE_BY_RCU | US_CONSISTENCY_CHECKS | US_RED_ZONE | US_POISON |            \
      US_STORE_USER | US_KMALLOC)
-#define US_CACHE_FLAGS                                                                 \
-    (MERGE_SAME | US_HWCACHE_ALIGN | US_NO_MERGE | US_MERGE)
+#define US_CACHE_FLAGS (MERGE_SAME | US_HWCACHE_ALIGN | US_NO_MERGE | US_MERGE)
 /* What a request and a candidate for merging must have in common. */
 #define MERGE_SAME                                                                     \
     (US_RECLAIM_ACCOUNT | US_CACHE_DMA | US_CACHE_DMA32 | US_ACCOUNT |                 \
@@ -37,9 +36,9 @@ static us_err check_config(const struct us_arena *a,
                            const struct us_cache_config *config)
 {
     if (config->flags & ~(uint32_t)(US_CACHE_FLAGS | GEOMETRY_ONLY)) {
-        return us_fail(US_EBADARG, "cache flags 0x%x: 0x%x have no meaning; leave them out",
-                       config->flags,
-                       config->flags & ~(uint32_t)(US_CACHE_FLAGS | GEOMETRY_ONLY));
+        return us_fail(
+            US_EBADARG, "cache flags 0x%x: 0x%x have no meaning; leave them out",
+            config->flags, config->flags & ~(uint32_t)(US_CACHE_FLAGS | GEOMETRY_ONLY));
     }
     if (config->flags & GEOMETRY_ONLY) {
         return us_fail(

@@ -1,9 +1,9 @@
 """Memory that runs out is an exception: a full /dev/shm, a file size limit, a cgroup.
 
-Each test runs a program of its own, in a mount namespace, under a resource limit or in a
-control group of its own; where the machine does not allow that, it says so and skips.
-The program allocates until it is refused, then shows that nothing was lost: everything it
-got can be written, `validate` is clean, and what it frees it can have again.
+Each test runs a program of its own, in a mount namespace, under a resource limit or in
+a control group of its own; where the machine does not allow that, it says so and skips.
+The program allocates until it is refused, then shows that nothing was lost: what it got
+can be written, `validate` is clean, and what it frees it can have again.
 """
 
 from __future__ import annotations
