@@ -182,7 +182,7 @@ us_err us_arena_map(struct us_arena *a)
         return err;
     }
     a->base = base;
-    a->self = self;
+    a->self = (struct us_self *)(void *)((char *)self + US_SELF_COLOUR);
     open_view(a);
     return US_OK;
 }
@@ -208,7 +208,7 @@ void us_arena_handle_drop(struct us_arena *a)
 {
     if (a->base != NULL) {
         (void)munmap(a->base, a->at.end);
-        (void)munmap(a->self, US_PAGE_SIZE);
+        (void)munmap((char *)a->self - US_SELF_COLOUR, US_PAGE_SIZE);
     }
     if (a->handles != NULL) {
         for (uint32_t id = 0; id <= a->config.caches_max; id++) {

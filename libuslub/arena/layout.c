@@ -75,26 +75,28 @@ bool us_layout_compute(const struct us_config *config, struct us_layout *ret)
     place_bitmaps(config, ret, &at);
 
     /* The commit bitmap covers itself and what follows: size what follows first. */
-    uint64_t threads = take(&late, US_THREADS * sizeof(struct us_thread));
+    uint64_t threads =
+        take(&late, US_THREADS * sizeof(struct us_thread) + US_PAGE_SIZE);
     uint64_t names =
         take(&late, (uint64_t)config->caches_max * 2 * sizeof(struct us_name));
     uint64_t caches = take(&late, (uint64_t)config->caches_max * ret->cache_stride);
     uint64_t pages = take(&late, ret->data_pages * sizeof(struct us_page));
     uint64_t tags[US_TAG_PLANES];
     for (uint32_t plane = 0; plane < US_TAG_PLANES; plane++) {
-        tags[plane] = take(&late, ret->data_pages * US_TAG_STRIDE(plane));
+        tags[plane] =
+            take(&late, ret->data_pages * US_TAG_STRIDE(plane) + US_PAGE_SIZE);
     }
     uint64_t most = at + late + US_DATA_ALIGN + ret->data_pages * US_PAGE_SIZE;
     most += most / US_PAGE_SIZE / 8 + US_PAGE_SIZE;
     ret->commit_map = take(&at, most / US_PAGE_SIZE / 8 + 8);
     ret->prefix_end = at;
 
-    ret->threads = at + threads;
+    ret->threads = at + threads + US_THREADS_COLOUR;
     ret->names = at + names;
     ret->caches = at + caches;
     ret->pages = at + pages;
     for (uint32_t plane = 0; plane < US_TAG_PLANES; plane++) {
-        ret->tags[plane] = at + tags[plane];
+        ret->tags[plane] = at + tags[plane] + US_TAGS_COLOUR;
     }
     ret->data = ROUND_UP(at + late, US_DATA_ALIGN);
     ret->end = ret->data + ret->data_pages * US_PAGE_SIZE;

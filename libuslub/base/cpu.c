@@ -30,13 +30,14 @@ unsigned us_cpu_count(void)
     return n < 1 ? 1 : (unsigned)n;
 }
 
-ptrdiff_t us_rseq_cpu_id;
+ptrdiff_t us_cpu_id_offset;
+static _Thread_local uint32_t no_cpu_id = UINT32_MAX; /* where there is no rseq */
 
-__attribute__((constructor)) static void find_rseq(void)
+__attribute__((constructor)) static void find_cpu_id(void)
 {
-    if (&__rseq_size != NULL && __rseq_size != 0) {
-        us_rseq_cpu_id = __rseq_offset + 4;
-    }
+    us_cpu_id_offset = &__rseq_size != NULL && __rseq_size != 0
+                           ? __rseq_offset + 4
+                           : (char *)&no_cpu_id - (char *)__builtin_thread_pointer();
 }
 
 uint32_t us_cpu_ask(void)

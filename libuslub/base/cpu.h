@@ -20,8 +20,8 @@
 extern const ptrdiff_t __rseq_offset __attribute__((weak));
 extern const unsigned int __rseq_size __attribute__((weak));
 
-/* Where cpu_id is, counted from the thread pointer; 0: there is no rseq area. */
-extern __attribute__((visibility("hidden"))) ptrdiff_t us_rseq_cpu_id;
+/* Where the CPU number is, counted from the thread pointer of any thread. */
+extern __attribute__((visibility("hidden"))) ptrdiff_t us_cpu_id_offset;
 uint32_t us_cpu_ask(void);
 
 /* UINT32_MAX: only us_cpu_ask() knows. */
@@ -29,9 +29,7 @@ static inline uint32_t us_cpu_quick(void)
 {
     const char *thread = __builtin_thread_pointer();
 
-    return us_rseq_cpu_id == 0
-               ? UINT32_MAX
-               : *(const volatile uint32_t *)(const void *)(thread + us_rseq_cpu_id);
+    return *(const volatile uint32_t *)(const void *)(thread + us_cpu_id_offset);
 }
 
 static inline uint32_t us_cpu_now(void)
