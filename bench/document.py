@@ -30,7 +30,7 @@ READING = """\
 - A target is *met* if both ratios meet it, *undecided (noise)* if only one does.
 - C figures are through a shared library (`libuslub.so`, `LD_PRELOAD` for the others),
   as a C program would call them; "static" is linked in, as in the Python extension.
-  Python figures include timeit's loop (the row *empty loop*), on both sides.
+  Python figures carry a tenth of timeit's loop (the row *empty loop*), on both sides.
 
 ## What the plots cannot show
 

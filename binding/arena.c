@@ -43,6 +43,7 @@ static PyObject *arena_wrap(PyTypeObject *type, struct state *state, us_arena *e
     self->constructors = NULL;
     self->weakrefs = NULL;
     self->spares.count = 0;
+    memset(self->recent, 0, sizeof(self->recent));
     memset(&self->birth, 0, sizeof(self->birth));
     memset(self->id, 0, sizeof(self->id));
     PyObject_GC_Track((PyObject *)self);

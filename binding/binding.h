@@ -50,6 +50,8 @@ struct spares {
     struct object *objects[SPARES_MAX];
 };
 
+#define RECENT_CACHES 16
+
 struct constructor;
 
 struct arena {
@@ -62,7 +64,8 @@ struct arena {
     struct us_arena_info birth;       /* what does not change */
     char id[33];                      /* birth.id in hex */
     PyObject *weakrefs;
-    struct spares spares; /* of kmalloc */
+    struct spares spares;                /* of kmalloc */
+    struct cache *recent[RECENT_CACHES]; /* borrowed: they leave when they die */
 };
 
 struct cache {
@@ -184,6 +187,10 @@ void constructors_free(struct arena *arena);
  */
 PyObject *cache_wrap(struct arena *arena, us_cache *engine, PyObject *name,
                      uint64_t object_size);
+/* A Cache for `engine` of that name and size, if there is one and it is found. */
+struct cache *cache_recent(struct arena *arena, us_cache *engine, PyObject *name,
+                           Py_ssize_t object_size);
+void cache_forget(struct cache *cache);
 PyObject *arena_cache(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                       PyObject *kwnames);
 PyObject *arena_caches(PyObject *op, PyObject *unused);

@@ -381,6 +381,7 @@ static void cache_dealloc(PyObject *op)
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs(op);
     }
+    cache_forget(self);
     spares_drop(&self->spares);
     Py_DECREF(self->name);
     Py_DECREF(self->arena);

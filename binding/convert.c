@@ -167,6 +167,13 @@ bool convert_size(struct state *state, PyObject *value, const char *what, uint64
     if (value == NULL || value == Py_None) {
         return true;
     }
+    if (LIKELY(PyLong_CheckExact(value))) {
+        size = PyLong_AsLongLongAndOverflow(value, &overflow);
+        if (LIKELY(overflow == 0 && size >= 0)) {
+            *ret = (uint64_t)size;
+            return true;
+        }
+    }
     if (PyUnicode_Check(value)) {
         return size_from_text(state, value, what, ret);
     }

@@ -37,33 +37,18 @@ static bool kind_from(struct state *state, PyObject *value, uint32_t *gfp)
     return false;
 }
 
-PyObject *arena_kmalloc(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
-                        PyObject *kwnames)
+static PyObject *kmalloc(struct arena *self, uint64_t n, uint32_t gfp, int cpu,
+                         int node)
 {
-    static const struct parameters expected = {
-        "kmalloc", 1, 1, {"n", "zero", "node", "cpu", "kind", "emergency"}};
-    struct arena *self = (struct arena *)op;
-    struct state *state = self->state;
-    PyObject *values[6], *object;
-    int cpu = -1, node = -1;
-    bool zero, emergency;
-    uint32_t gfp = 0;
-    uint64_t n;
+    PyObject *object;
     void *data;
 
-    if (!parse_arguments(&expected, args, nargs, kwnames, values) ||
-        !convert_size_positive(state, values[0], "n", &n) ||
-        !convert_bool(values[1], &zero) ||
-        !convert_cpu(state, values[2], "node", &node) ||
-        !convert_cpu(state, values[3], "cpu", &cpu) ||
-        !kind_from(state, values[4], &gfp) || !convert_bool(values[5], &emergency) ||
-        !arena_enter(self)) {
+    if (!arena_enter(self)) {
         return NULL;
     }
-    gfp |= (zero ? US_GFP_ZERO : 0u) | (emergency ? US_GFP_EMERGENCY : 0u);
     data = us_kmalloc(self->engine, n, gfp, cpu, node);
     if (data == NULL) {
-        raise_engine(state, us_last_code());
+        raise_engine(self->state, us_last_code());
         arena_leave(self);
         return NULL;
     }
@@ -73,6 +58,36 @@ PyObject *arena_kmalloc(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         arena_leave(self);
     }
     return object;
+}
+
+PyObject *arena_kmalloc(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+                        PyObject *kwnames)
+{
+    static const struct parameters expected = {
+        "kmalloc", 1, 1, {"n", "zero", "node", "cpu", "kind", "emergency"}};
+    struct arena *self = (struct arena *)op;
+    struct state *state = self->state;
+    PyObject *values[6];
+    int cpu = -1, node = -1;
+    bool zero, emergency;
+    uint32_t gfp = 0;
+    uint64_t n;
+
+    if (nargs == 1 && kwnames == NULL) {
+        return convert_size_positive(state, args[0], "n", &n)
+                   ? kmalloc(self, n, 0, -1, -1)
+                   : NULL;
+    }
+    if (!parse_arguments(&expected, args, nargs, kwnames, values) ||
+        !convert_size_positive(state, values[0], "n", &n) ||
+        !convert_bool(values[1], &zero) ||
+        !convert_cpu(state, values[2], "node", &node) ||
+        !convert_cpu(state, values[3], "cpu", &cpu) ||
+        !kind_from(state, values[4], &gfp) || !convert_bool(values[5], &emergency)) {
+        return NULL;
+    }
+    gfp |= (zero ? US_GFP_ZERO : 0u) | (emergency ? US_GFP_EMERGENCY : 0u);
+    return kmalloc(self, n, gfp, cpu, node);
 }
 
 /* ---- krealloc ---- */
@@ -235,64 +250,56 @@ struct parcel {
     unsigned long long offset;
     unsigned owner;
     Py_ssize_t nbytes;
-    PyObject *cache; /* strong: its name, "" for kmalloc */
+    PyObject *cache; /* borrowed: its name, "" for kmalloc */
 };
 
-/* A number from the handle; false: an exception. */
-static bool read_number(struct arena *arena, PyObject *handle, const char *field,
-                        int64_t low, int64_t high, int64_t *ret)
+/* The fields of uslub.Handle, in their order. */
+enum { ARENA, ARENA_ID, OFFSET, OWNER, NBYTES, CACHE, FIELDS };
+
+/* Is it a Handle, and of this arena? */
+static bool is_ours(struct arena *arena, PyObject *handle)
 {
-    PyObject *value = PyObject_GetAttrString(handle, field);
-    bool good =
-        value != NULL && convert_int(arena->state, value, field, low, high, ret);
+    PyObject *id;
 
-    Py_XDECREF(value);
-    return good;
-}
-
-/* Is the handle's arena this one? */
-static bool same_arena(struct arena *arena, PyObject *handle)
-{
-    PyObject *id = PyObject_GetAttrString(handle, "arena_id");
-    bool same;
-
-    if (id == NULL) {
+    if (!PyObject_TypeCheck(handle, (PyTypeObject *)arena->state->handle_type) ||
+        !PyTuple_Check(handle) || PyTuple_GET_SIZE(handle) != FIELDS) {
+        PyErr_Format(PyExc_TypeError, "adopt() takes a uslub.Handle, not %.100s",
+                     Py_TYPE(handle)->tp_name);
         return false;
     }
-    same = PyUnicode_Check(id) && PyUnicode_CompareWithASCIIString(id, arena->id) == 0;
-    Py_DECREF(id);
-    if (!same) {
+    id = PyTuple_GET_ITEM(handle, ARENA_ID);
+    if (!PyUnicode_Check(id) || PyUnicode_CompareWithASCIIString(id, arena->id) != 0) {
         raise_text(arena->state, US_EFOREIGN, "%R is of another arena than %R", handle,
                    (PyObject *)arena);
+        return false;
     }
-    return same;
+    return true;
 }
 
 static bool open_handle(struct arena *arena, PyObject *handle, struct parcel *ret)
 {
+    struct state *state = arena->state;
     int64_t offset = 0, owner = 0, nbytes = 0;
-    int right = PyObject_IsInstance(handle, arena->state->handle_type);
 
-    if (right == 0) {
-        PyErr_Format(PyExc_TypeError, "adopt() takes a uslub.Handle, not %.100s",
-                     Py_TYPE(handle)->tp_name);
-    }
-    if (right <= 0 || !same_arena(arena, handle) ||
-        !read_number(arena, handle, "offset", 0, INT64_MAX, &offset) ||
-        !read_number(arena, handle, "owner", 1, UINT16_MAX, &owner) ||
-        !read_number(arena, handle, "nbytes", 1, PY_SSIZE_T_MAX, &nbytes)) {
+    if (!is_ours(arena, handle) ||
+        !convert_int(state, PyTuple_GET_ITEM(handle, OFFSET), "handle.offset", 0,
+                     INT64_MAX, &offset) ||
+        !convert_int(state, PyTuple_GET_ITEM(handle, OWNER), "handle.owner", 1,
+                     UINT16_MAX, &owner) ||
+        !convert_int(state, PyTuple_GET_ITEM(handle, NBYTES), "handle.nbytes", 1,
+                     PY_SSIZE_T_MAX, &nbytes)) {
         return false;
     }
-    ret->cache = PyObject_GetAttrString(handle, "cache");
-    if (ret->cache != NULL && !PyUnicode_Check(ret->cache)) {
+    ret->cache = PyTuple_GET_ITEM(handle, CACHE);
+    if (!PyUnicode_Check(ret->cache)) {
         PyErr_Format(PyExc_TypeError, "handle.cache must be a str, not %.100s",
                      Py_TYPE(ret->cache)->tp_name);
-        Py_CLEAR(ret->cache);
+        return false;
     }
     ret->offset = (unsigned long long)offset;
     ret->owner = (unsigned)owner;
     ret->nbytes = (Py_ssize_t)nbytes;
-    return ret->cache != NULL;
+    return true;
 }
 
 /* The Cache that the object will belong to, or NULL without an exception for kmalloc.
@@ -319,8 +326,11 @@ static bool find_home(struct arena *arena, const struct parcel *parcel,
     if (PyUnicode_GET_LENGTH(parcel->cache) == 0 || info.cache == NULL) {
         return true;
     }
-    *ret = (struct cache *)cache_wrap(arena, info.cache, parcel->cache,
-                                      (uint64_t)parcel->nbytes);
+    *ret = cache_recent(arena, info.cache, parcel->cache, parcel->nbytes);
+    if (*ret == NULL) {
+        *ret = (struct cache *)cache_wrap(arena, info.cache, parcel->cache,
+                                          (uint64_t)parcel->nbytes);
+    }
     return *ret != NULL;
 }
 
@@ -358,13 +368,11 @@ PyObject *arena_adopt(PyObject *op, PyObject *handle)
         return NULL;
     }
     if (!arena_enter(self)) {
-        Py_DECREF(parcel.cache);
         return NULL;
     }
     object = adopt(self, &parcel, handle);
     if (object == NULL) {
         arena_leave(self); /* otherwise our place is now the object's */
     }
-    Py_DECREF(parcel.cache);
     return object;
 }

@@ -374,6 +374,24 @@ static PyObject *object_exit(PyObject *op, PyObject *const *args, Py_ssize_t nar
     return done;
 }
 
+/* Handle(...), by what its __new__() comes down to. */
+static PyObject *make_handle(struct object *self, void *data)
+{
+    struct arena *arena = self->arena;
+    PyObject *name = self->cache == NULL ? arena->state->empty_text : self->cache->name;
+    PyObject *handle = NULL, *fields;
+
+    fields = Py_BuildValue("((ssKinO))", arena->birth.name, arena->id,
+                           (unsigned long long)us_offset(arena->engine, data),
+                           (int)us_owner(arena->engine), self->nbytes, name);
+    if (fields != NULL) {
+        handle = PyTuple_Type.tp_new((PyTypeObject *)arena->state->handle_type, fields,
+                                     NULL);
+        Py_DECREF(fields);
+    }
+    return handle;
+}
+
 static PyObject *object_move(PyObject *op, PyObject *unused)
 {
     struct object *self = (struct object *)op;
@@ -389,11 +407,7 @@ static PyObject *object_move(PyObject *op, PyObject *unused)
     if (!object_claim(self, "move", NULL)) {
         return NULL;
     }
-    handle = PyObject_CallFunction(
-        arena->state->handle_type, "ssKinO", arena->birth.name, arena->id,
-        (unsigned long long)us_offset(arena->engine, data),
-        (int)us_owner(arena->engine), self->nbytes,
-        self->cache == NULL ? arena->state->empty_text : self->cache->name);
+    handle = make_handle(self, data);
     if (handle == NULL) {
         object_unclaim(self);
         return NULL;

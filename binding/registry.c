@@ -7,6 +7,8 @@
  */
 #include "binding.h"
 
+static void cache_remember(struct cache *self);
+
 PyObject *cache_wrap(struct arena *arena, us_cache *engine, PyObject *name,
                      uint64_t object_size)
 {
@@ -40,8 +42,69 @@ PyObject *cache_wrap(struct arena *arena, us_cache *engine, PyObject *name,
     self->weakrefs = NULL;
     self->spares.count = 0;
     PyObject_GC_Track((PyObject *)self);
+    cache_remember(self);
     return (PyObject *)self;
 }
+
+/* ---- Caches by their engine handles, while they live ---- */
+
+#ifdef Py_GIL_DISABLED
+
+static void cache_remember(struct cache *self)
+{
+    (void)self;
+}
+
+void cache_forget(struct cache *self)
+{
+    (void)self;
+}
+
+struct cache *cache_recent(struct arena *arena, us_cache *engine, PyObject *name,
+                           Py_ssize_t object_size)
+{
+    (void)arena, (void)engine, (void)name, (void)object_size;
+    return NULL;
+}
+
+#else
+
+static struct cache **place_of(struct arena *arena, us_cache *engine)
+{
+    return &arena->recent[((uintptr_t)engine >> 6) % RECENT_CACHES];
+}
+
+static void cache_remember(struct cache *self)
+{
+    struct cache **place = place_of(self->arena, self->engine);
+
+    if (*place == NULL) {
+        *place = self;
+    }
+}
+
+void cache_forget(struct cache *self)
+{
+    struct cache **place = place_of(self->arena, self->engine);
+
+    if (*place == self) {
+        *place = NULL;
+    }
+}
+
+struct cache *cache_recent(struct arena *arena, us_cache *engine, PyObject *name,
+                           Py_ssize_t object_size)
+{
+    struct cache *found = *place_of(arena, engine);
+
+    if (found == NULL || found->engine != engine || found->object_size != object_size ||
+        PyUnicode_Compare(found->name, name) != 0) {
+        return NULL;
+    }
+    return (struct cache *)Py_NewRef((PyObject *)found);
+}
+
+#endif
 
 enum {
     NAME,

@@ -23,7 +23,7 @@
 
 static us_arena *arena;
 static us_cache *caches[3];
-static unsigned long operations = 60000;
+static unsigned long operations = 250000;
 static int threads = 4, processes = 3;
 
 /* What processes hand each other: offset << 16 | owner, 0: empty; lives in an object.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Handle:
+class Handle(NamedTuple):
     """What `obj.move()` returns and `arena.adopt()` takes: plain values, picklable.
 
     The object belongs to nobody's Python code while the handle travels; it is still

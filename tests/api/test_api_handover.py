@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import gc
 import multiprocessing
 import pickle
@@ -105,7 +104,7 @@ def test_views_stop_a_move(cache):
 def test_handles_that_cannot_be(arena, cache, in_use, change, error):
     handle = cache.alloc().move()
     with pytest.raises(error):
-        arena.adopt(dataclasses.replace(handle, **change))
+        arena.adopt(handle._replace(**change))
     assert in_use() == 1
     arena.adopt(handle).free()
 
@@ -114,13 +113,13 @@ def test_interior_addresses_are_no_objects(arena, cache):
     handle = cache.alloc().move()
     for step in (1, 8, 63):
         with pytest.raises(uslub.ForeignAddress):
-            arena.adopt(dataclasses.replace(handle, offset=handle.offset + step))
+            arena.adopt(handle._replace(offset=handle.offset + step))
     arena.adopt(handle)
 
 
 def test_free_objects_cannot_be_adopted(arena, cache):
     handle = cache.alloc().move()
-    free = dataclasses.replace(handle, offset=handle.offset + 64)
+    free = handle._replace(offset=handle.offset + 64)
     with pytest.raises(uslub.NotOwner):
         arena.adopt(free)
     arena.adopt(handle)
@@ -208,5 +207,5 @@ print(obj.move().owner)
     owner = run_python(
         code, str(fd), str(handle.offset), str(handle.owner), pass_fds=[fd]
     )
-    back = arena.adopt(dataclasses.replace(handle, owner=int(owner)))
+    back = arena.adopt(handle._replace(owner=int(owner)))
     assert bytes(back)[:2] == b"hi"
