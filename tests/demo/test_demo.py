@@ -47,9 +47,12 @@ def ours(pid: int) -> list[str]:
 def endless(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """A demo in the middle of its work."""
     words = command(folder, "--frames", "1000000", "--seconds", "600")
+    # A test run in the background may have inherited "ignore SIGINT".
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as demo:
+        signal.signal(signal.SIGINT, before)
         assert demo.stdout is not None
         demo.stdout.readline()  # the first frames have come back
         assert ours(demo.pid)
