@@ -2,9 +2,9 @@
 
     micro.py SAMPLES
 
-timeit; the statement stands ten times in a turn of the loop, so that a tenth of the loop
-is in a figure, on all sides. One sample is some milliseconds, and the subjects take
-turns. Prints one JSON object: nanoseconds per operation by subject.
+timeit; the statement stands ten times in a turn of the loop, so that a tenth of the
+loop is in a figure, on all sides. One sample is some milliseconds, and the subjects
+take turns. Prints one JSON object: nanoseconds per operation by subject.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import timeit
 from multiprocessing.shared_memory import SharedMemory
 
 import uslub
-
 
 UNROLLED = 10
 

@@ -43,7 +43,7 @@ struct us_arena *us_registry_find(uint64_t id)
 {
     struct us_arena *a = registry;
 
-    while (a != NULL && a->self->id != id) {
+    while (a != NULL && us_self_id(a->self) != id) {
         a = a->next;
     }
     return a;

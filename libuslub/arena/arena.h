@@ -84,10 +84,15 @@ US_INLINE uint32_t us_page_node(const struct us_arena *a, uint32_t page)
                          : (uint32_t)((page - a->first_page) / a->config.node_pages);
 }
 
+US_INLINE uint64_t us_self_id(const struct us_self *self)
+{
+    return us_load_acquire64(&self->id);
+}
+
 /* The process's tag for what it owns. */
 US_INLINE uint16_t us_me(const struct us_arena *a)
 {
-    return a->self->owner;
+    return us_load_relaxed16(&a->self->owner);
 }
 
 /* ---- limit.c and commit.c: backing memory ---- */
@@ -145,7 +150,7 @@ extern _Thread_local struct us_tls {
 
 US_INLINE struct us_thread *us_thread_self(struct us_arena *a)
 {
-    if (US_LIKELY(us_tls.id == a->self->id && us_tls.id != 0)) {
+    if (US_LIKELY(us_tls.id == us_self_id(a->self) && us_tls.id != 0)) {
         return us_tls.thread;
     }
     return us_thread_register(a);

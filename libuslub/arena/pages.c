@@ -41,14 +41,12 @@ static uint32_t node_start(const struct us_arena *a, uint32_t node)
  */
 static void change_begin(const struct us_arena *a, uint32_t node)
 {
-    us_fetch_add_relaxed64(&node_at(a, node)->changes, 1);
-    us_full_fence();
+    us_fetch_add_acq_rel64(&node_at(a, node)->changes, 1);
 }
 
 static void change_end(const struct us_arena *a, uint32_t node)
 {
-    us_full_fence();
-    us_fetch_add_relaxed64(&node_at(a, node)->changes, (1ULL << 32) - 1);
+    us_fetch_add_acq_rel64(&node_at(a, node)->changes, (1ULL << 32) - 1);
 }
 
 /* ---- the index of free blocks ---- */
@@ -293,7 +291,6 @@ static us_err take(struct us_arena *a, uint32_t me, uint32_t node, uint32_t orde
         if (err == US_OK || *ret != 0) {
             return err;
         }
-        us_full_fence();
         if (look != 0 &&
             ((us_load_acquire64(&n->changes) == before && (uint32_t)before == 0) ||
              us_load_relaxed64(&n->free_pages) < 1ULL << order)) {

@@ -133,8 +133,8 @@ us_err us_process_register(struct us_arena *a)
         us_store_relaxed64(&p->pid_namespace, ns.st_ino);
         us_store_relaxed32(&p->generation, us_load_relaxed32(&p->generation) + 1);
         us_store_release32(&p->state, US_PROCESS_LIVE);
-        a->self->owner = (uint16_t)(slot + 1);
-        a->self->id = us_registry_next_id();
+        us_store_relaxed16(&a->self->owner, (uint16_t)(slot + 1));
+        us_store_release64(&a->self->id, us_registry_next_id());
         return US_OK;
     }
     return us_fail(
@@ -218,12 +218,12 @@ struct us_thread *us_thread_register(struct us_arena *a)
 
     (void)pthread_once(&held_once, make_key);
     us_registry_lock();
-    if (a->self->id == 0 && us_process_register(a) != US_OK) {
+    if (us_self_id(a->self) == 0 && us_process_register(a) != US_OK) {
         us_registry_unlock();
         return NULL;
     }
     for (held = pthread_getspecific(held_key); held != NULL; held = held->next) {
-        if (held->id == a->self->id) {
+        if (held->id == us_self_id(a->self)) {
             break;
         }
     }
@@ -239,7 +239,7 @@ struct us_thread *us_thread_register(struct us_arena *a)
             us_registry_unlock();
             return NULL;
         }
-        held->id = a->self->id;
+        held->id = us_self_id(a->self);
         held->thread = t;
         held->next = pthread_getspecific(held_key);
         (void)pthread_setspecific(held_key, held);

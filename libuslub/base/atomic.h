@@ -72,6 +72,12 @@ US_DEFINE_ATOMICS(16, uint16_t)
 US_DEFINE_ATOMICS(32, uint32_t)
 US_DEFINE_ATOMICS(64, uint64_t)
 
+static inline uint64_t us_fetch_add_acq_rel64(uint64_t *p, uint64_t v)
+{
+    US_POINT();
+    return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL);
+}
+
 static inline uint64_t us_fetch_or_acq_rel64(uint64_t *p, uint64_t v)
 {
     US_POINT();
@@ -98,12 +104,6 @@ static inline void us_count64(uint64_t *p, uint64_t n)
 static inline void us_compiler_barrier(void)
 {
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
-}
-
-static inline void us_full_fence(void)
-{
-    US_POINT();
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
 static inline void us_relax(void)

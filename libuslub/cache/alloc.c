@@ -29,7 +29,7 @@ us_err us_claim(struct us_cache *s, uint64_t object)
     if (us_load_relaxed16(us_tag(s, object)) != 0) {
         return claim_failed(s, object);
     }
-    us_store_release16(us_tag(s, object), s->self->owner);
+    us_store_release16(us_tag(s, object), us_load_relaxed16(&s->self->owner));
     return US_OK;
 }
 
@@ -70,7 +70,7 @@ US_INLINE uint64_t pop(struct us_cache *s, struct us_thread *t,
         (void)claim_failed(s, old.lo);
         return POP_RACED;
     }
-    us_store_release16(tag, s->self->owner);
+    us_store_release16(tag, us_load_relaxed16(&s->self->owner));
     us_intent_end(t);
     us_stat_add(c, US_STAT_ALLOC_FASTPATH, 1);
     return old.lo;
@@ -334,7 +334,7 @@ void *us_alloc(us_cache *s)
     uint32_t cpu = us_cpu_quick();
     uint64_t object;
 
-    if (US_UNLIKELY(us_tls.id != s->self->id || cpu >= s->cpu_count)) {
+    if (US_UNLIKELY(us_tls.id != us_self_id(s->self) || cpu >= s->cpu_count)) {
         return alloc_miss(s);
     }
     object = pop(s, us_tls.thread, us_cpu(s, cpu), -1);

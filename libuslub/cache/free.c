@@ -247,7 +247,7 @@ US_INLINE us_err push(struct us_cache *s, struct us_thread *t, uint32_t cpu,
         return miss(s, t, cpu, object);
     }
     tag = us_tag(s, object);
-    if (US_UNLIKELY(us_load_relaxed16(tag) != s->self->owner)) {
+    if (US_UNLIKELY(us_load_relaxed16(tag) != us_load_relaxed16(&s->self->owner))) {
         return miss(s, t, cpu, object);
     }
     us_intent_begin(t, US_OP_FREE, object);
@@ -279,7 +279,7 @@ us_err us_free(us_cache *s, void *object)
 {
     uint32_t cpu = us_cpu_quick();
 
-    if (US_UNLIKELY(us_tls.id != s->self->id || cpu >= s->cpu_count)) {
+    if (US_UNLIKELY(us_tls.id != us_self_id(s->self) || cpu >= s->cpu_count)) {
         return free_first(s, object);
     }
     return push(s, us_tls.thread, cpu, (uint64_t)((char *)object - s->base), free_slow);
