@@ -176,10 +176,27 @@ def python_lines(samples: Samples) -> Iterator[Line]:
             )
 
 
+def model_lines(samples: Samples) -> Iterator[Line]:
+    """Decisions a second of the executable model, and its growth."""
+    for one in samples.find("model"):
+        what = f"Model, design {one.subject}: decisions a second"
+        if one.subject == "memory":
+            what = "Model: resident memory after ten times as many decisions"
+            yield Line(what, "", "after the first tenth", one.typical, one.best, 1.05)
+        else:
+            rates = [1e9 / one.typical, 1e9 / one.best]
+            asked = 300_000 if one.subject == "classic" else None
+            yield Line(what, f"{span(one.typical)} each", "", *rates, at_least=asked)
+
+
 def lines(samples: Samples) -> list[Line]:
     """All of them."""
-    found = [*native_lines(samples), *flat_lines(samples), *python_lines(samples)]
-    return found
+    return [
+        *native_lines(samples),
+        *flat_lines(samples),
+        *python_lines(samples),
+        *model_lines(samples),
+    ]
 
 
 @dataclass(frozen=True)

@@ -38,4 +38,12 @@ def handoff(samples: Samples, small: bool) -> None:
             turn(samples, "python handoff", "handoff.py", *words)
 
 
-ALL = (micro, large, handoff)
+def model(samples: Samples, small: bool) -> None:
+    """Decisions of the executable specification."""
+    with Watch(samples, "model"):
+        for _ in range(1 if small else 5):
+            words = (3, 20_000) if small else (10, 200_000)
+            turn(samples, "model", "model.py", *words)
+
+
+ALL = (micro, large, handoff, model)
