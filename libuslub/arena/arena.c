@@ -199,6 +199,7 @@ struct us_arena *us_arena_handle_new(const char *name, int fd)
     (void)snprintf(a->name, sizeof(a->name), "%s", name == NULL ? "" : name);
     (void)pthread_mutex_init(&a->handles_lock, NULL);
     a->fd = fd;
+    a->passed_fd = -1;
     a->refs = 1;
     return a;
 }
@@ -338,6 +339,7 @@ static us_err attach_locked(const char *name, int fd, const struct stat *st,
     return US_OK;
 }
 
+/* Registry locked since before the file was opened: no fork() may get it between. */
 static us_err attach_file(const char *name, int fd, us_arena **ret)
 {
     struct stat st;
@@ -353,23 +355,13 @@ static us_err attach_file(const char *name, int fd, us_arena **ret)
         (void)close(fd);
         return err;
     }
-    us_arena_install_fork_handlers();
-    us_registry_lock();
-    err = attach_locked(name, fd, &st, ret);
-    us_registry_unlock();
-    return err;
+    return attach_locked(name, fd, &st, ret);
 }
 
-us_err us_arena_attach(const char *name, us_arena **ret)
+static us_err attach_name(const char *name, const char *path, us_arena **ret)
 {
-    char path[256];
-    us_err err = us_arena_path(name, path, sizeof(path));
-    int fd;
+    int fd = open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
 
-    if (err != US_OK) {
-        return err;
-    }
-    fd = open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0 && errno == ENOENT) {
         return us_fail(US_ENOTFOUND,
                        "no arena '%s' (%s does not exist): create it first, or "
@@ -384,7 +376,21 @@ us_err us_arena_attach(const char *name, us_arena **ret)
     return attach_file(name, fd, ret);
 }
 
-us_err us_arena_attach_fd(int fd, us_arena **ret)
+us_err us_arena_attach(const char *name, us_arena **ret)
+{
+    char path[256];
+    us_err err = us_arena_path(name, path, sizeof(path));
+
+    if (err == US_OK) {
+        us_arena_install_fork_handlers();
+        us_registry_lock();
+        err = attach_name(name, path, ret);
+        us_registry_unlock();
+    }
+    return err;
+}
+
+static us_err attach_descriptor(int fd, us_arena **ret)
 {
     char path[64];
     int own;
@@ -399,6 +405,17 @@ us_err us_arena_attach_fd(int fd, us_arena **ret)
                              fd);
     }
     return attach_file(NULL, own, ret);
+}
+
+us_err us_arena_attach_fd(int fd, us_arena **ret)
+{
+    us_err err;
+
+    us_arena_install_fork_handlers();
+    us_registry_lock();
+    err = attach_descriptor(fd, ret);
+    us_registry_unlock();
+    return err;
 }
 
 void us_arena_detach(us_arena *arena)
@@ -416,6 +433,9 @@ void us_arena_detach(us_arena *arena)
         }
         if (arena->fd >= 0) {
             (void)close(arena->fd);
+        }
+        if (arena->passed_fd >= 0) {
+            (void)close(arena->passed_fd);
         }
         us_arena_handle_drop(arena);
     }
@@ -478,9 +498,22 @@ us_err us_arena_stat(us_arena *arena, struct us_arena_info *ret)
     return US_OK;
 }
 
+/* A second description: whoever it is passed to must not keep us alive. */
 int us_arena_fd(us_arena *arena)
 {
-    return arena->fd;
+    char path[64];
+
+    us_registry_lock();
+    if (arena->passed_fd < 0) {
+        (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", arena->fd);
+        arena->passed_fd = open(path, O_RDWR | O_CLOEXEC);
+        if (arena->passed_fd < 0) {
+            (void)us_fail_errno(US_ESYSTEM, "arena '%s': no descriptor to pass on",
+                                arena->name);
+        }
+    }
+    us_registry_unlock();
+    return arena->passed_fd;
 }
 
 void *us_arena_base(us_arena *arena)

@@ -40,7 +40,8 @@ struct us_arena {
     struct us_config config;
     uint32_t zonelist[US_NODES_MAX][US_NODES_MAX]; /* nodes by distance */
 
-    int fd;
+    int fd;        /* holds the life lock: never leaves the library */
+    int passed_fd; /* a description of its own, for us_arena_fd(); -1: none yet */
     uint32_t refs; /* attachments of this process to the same file */
     dev_t dev;
     ino_t ino;
@@ -143,6 +144,7 @@ bool us_fence_join(void);
 bool us_fence_everywhere(void);
 
 /* Cache of us_thread_register(): one arena deep. */
+#define US_TLS_NOBODY UINT64_MAX /* unlike the 0 of a process that has just forked */
 extern _Thread_local struct us_tls {
     uint64_t id;
     struct us_thread *thread;
@@ -150,7 +152,7 @@ extern _Thread_local struct us_tls {
 
 US_INLINE struct us_thread *us_thread_self(struct us_arena *a)
 {
-    if (US_LIKELY(us_tls.id == us_self_id(a->self) && us_tls.id != 0)) {
+    if (US_LIKELY(us_tls.id == us_self_id(a->self))) {
         return us_tls.thread;
     }
     return us_thread_register(a);

@@ -195,7 +195,9 @@ struct us_kmem_cache {
     uint64_t image;    /* offset of the initial image, or 0 */
     uint64_t shuffle;  /* offset of the shuffled indexes, or 0 */
     uint64_t birth;    /* place in the order of creation */
-    uint64_t pad[7];
+    uint32_t making;   /* slabs being made: they keep the cache from being destroyed */
+    uint32_t pad32;
+    uint64_t pad[6];
 };
 
 /* kmem_cache_cpu */

@@ -85,17 +85,36 @@ static bool word_is(const struct us_arena *a, uint32_t page, enum us_block_state
     return word.state == state && word.order == order;
 }
 
-/* The bit led to no such block: clear it, and set it again if that was too early. */
-static void index_correct(const struct us_arena *a, uint32_t node, uint32_t order,
+/*
+ * Makes the bit say what the word says, and looks at the word again: whoever changes
+ * one while we are between the two comes by here after us, or we see it.
+ */
+static void index_refresh(const struct us_arena *a, uint32_t node, uint32_t order,
                           uint32_t page)
 {
     uint64_t raw;
 
-    change_begin(a, node);
-    index_clear(a, node, order, page);
-    if (word_is(a, page, US_BLOCK_FREE, order, &raw)) {
-        index_set(a, node, order, page);
+    for (;;) {
+        if (word_is(a, page, US_BLOCK_FREE, order, &raw)) {
+            index_set(a, node, order, page);
+            if (word_is(a, page, US_BLOCK_FREE, order, &raw)) {
+                return;
+            }
+        } else {
+            index_clear(a, node, order, page);
+            if (!word_is(a, page, US_BLOCK_FREE, order, &raw)) {
+                return;
+            }
+        }
     }
+}
+
+/* The bit led to no such block. */
+static void index_correct(const struct us_arena *a, uint32_t node, uint32_t order,
+                          uint32_t page)
+{
+    change_begin(a, node);
+    index_refresh(a, node, order, page);
     change_end(a, node);
 }
 
@@ -125,7 +144,7 @@ static void make_free(struct us_arena *a, uint32_t node, uint32_t page, uint32_t
 
     us_store_release64(
         word, us_page_word_next(us_load_relaxed64(word), US_BLOCK_FREE, order, 0));
-    index_set(a, node, order, page);
+    index_refresh(a, node, order, page);
 }
 
 /* Merges the free block with its buddy, and the result with its own, as far as it goes.
@@ -305,6 +324,16 @@ static us_err take(struct us_arena *a, uint32_t me, uint32_t node, uint32_t orde
 
 /* ---- calls ---- */
 
+/* So many pages are not free and committed any more; the counter never goes below 0. */
+static void lower_kept(struct us_arena *a, uint64_t pages)
+{
+    uint64_t seen = us_load_relaxed64(&a->header->kept_pages);
+
+    while (pages != 0 && !us_cas_acq_rel64(&a->header->kept_pages, &seen,
+                                           seen > pages ? seen - pages : 0)) {
+    }
+}
+
 /* Descriptor and data of a fresh block become real. */
 static us_err commit_block(struct us_arena *a, uint32_t page, uint32_t order,
                            uint64_t reach)
@@ -313,13 +342,7 @@ static us_err commit_block(struct us_arena *a, uint32_t page, uint32_t order,
     uint64_t kept = us_committed_pages(a, start, bytes);
     us_err err;
 
-    if (kept != 0) {
-        uint64_t seen = us_load_relaxed64(&a->header->kept_pages);
-
-        while (!us_cas_acq_rel64(&a->header->kept_pages, &seen,
-                                 seen > kept ? seen - kept : 0)) {
-        }
-    }
+    lower_kept(a, kept);
     reach = (reach + US_PAGE_SIZE - 1) & ~(uint64_t)(US_PAGE_SIZE - 1);
     err = us_commit(a, start, reach);
     if (err == US_OK && reach < bytes) {
@@ -474,7 +497,7 @@ static void trim_block(struct us_arena *a, uint32_t me, uint32_t page, uint32_t 
 us_err us_arena_trim(us_arena *a, uint64_t *ret)
 {
     struct us_thread *t = us_thread_self(a);
-    uint64_t before = us_committed_pages(a, a->data_start, a->data_bytes);
+    uint64_t before = us_committed_pages(a, a->data_start, a->data_bytes), after;
 
     if (t == NULL) {
         return us_last_code();
@@ -489,9 +512,9 @@ us_err us_arena_trim(us_arena *a, uint64_t *ret)
         trim_block(a, us_thread_slot(a, t) + 1, page, order);
         page += 1u << order;
     }
-    us_store_relaxed64(&a->header->kept_pages, 0);
-    *ret = (before - us_committed_pages(a, a->data_start, a->data_bytes))
-           << US_PAGE_SHIFT;
+    after = us_committed_pages(a, a->data_start, a->data_bytes);
+    *ret = before > after ? (before - after) << US_PAGE_SHIFT : 0;
+    lower_kept(a, *ret >> US_PAGE_SHIFT);
     return US_OK;
 }
 

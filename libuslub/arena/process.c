@@ -21,7 +21,7 @@
 
 #include "arena/arena.h"
 
-_Thread_local struct us_tls us_tls;
+_Thread_local struct us_tls us_tls = {.id = US_TLS_NOBODY};
 
 /* Thread slots that this thread holds, for its exit. */
 struct held {
@@ -176,7 +176,7 @@ static void thread_exit(void *list)
         free(held);
     }
     us_registry_unlock();
-    us_tls.id = 0;
+    us_tls.id = US_TLS_NOBODY;
 }
 
 static void make_key(void)

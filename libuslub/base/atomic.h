@@ -62,6 +62,11 @@ void us_point(const char *file, int line);
         US_POINT();                                                                    \
         return __atomic_fetch_add(p, v, __ATOMIC_RELAXED);                             \
     }                                                                                  \
+    static inline type us_fetch_add_acq_rel##bits(type *p, type v)                     \
+    {                                                                                  \
+        US_POINT();                                                                    \
+        return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL);                             \
+    }                                                                                  \
     static inline type us_exchange_acq_rel##bits(type *p, type v)                      \
     {                                                                                  \
         US_POINT();                                                                    \
@@ -71,12 +76,6 @@ void us_point(const char *file, int line);
 US_DEFINE_ATOMICS(16, uint16_t)
 US_DEFINE_ATOMICS(32, uint32_t)
 US_DEFINE_ATOMICS(64, uint64_t)
-
-static inline uint64_t us_fetch_add_acq_rel64(uint64_t *p, uint64_t v)
-{
-    US_POINT();
-    return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL);
-}
 
 static inline uint64_t us_fetch_or_acq_rel64(uint64_t *p, uint64_t v)
 {

@@ -35,6 +35,9 @@ us_err us_claim(struct us_cache *s, uint64_t object)
 
 #define POP_MISS  0 /* not for the fast path */
 #define POP_RACED 1 /* somebody else was faster: again */
+#define POP_BAD                                                                        \
+    2 /* the object had an owner: off the list with it, and look closely               \
+       */
 
 /*
  * Source 1. The object is named in the intent before its link is read, and the freelist
@@ -55,7 +58,7 @@ US_INLINE uint64_t pop(struct us_cache *s, struct us_thread *t,
                     (node >= 0 && us_active_read(active).node != (uint32_t)node))) {
         return POP_MISS;
     }
-    us_intent_begin(t, US_OP_ALLOC, old.lo);
+    us_intent_begin(t, US_OP_ALLOC, old.lo + s->offset);
     if (US_UNLIKELY(us_load_relaxed64(&c->freelist.lo) != old.lo)) {
         return POP_RACED;
     }
@@ -68,7 +71,7 @@ US_INLINE uint64_t pop(struct us_cache *s, struct us_thread *t,
     tag = us_tag(s, old.lo);
     if (US_UNLIKELY(us_load_relaxed16(tag) != 0)) {
         (void)claim_failed(s, old.lo);
-        return POP_RACED;
+        return POP_BAD;
     }
     us_store_release16(tag, us_load_relaxed16(&s->self->owner));
     us_intent_end(t);
@@ -156,7 +159,12 @@ static us_err displace(struct us_request *r)
     return err;
 }
 
-/* Source 5: without the lock, which is held again afterwards (also on failure). */
+/*
+ * Source 5: without the lock, which is held again afterwards (also on failure).
+ * `making` goes up before the cache is looked at and down after the slab is counted:
+ * whoever destroys the cache sees one or the other, or we see that it is being
+ * destroyed.
+ */
 static us_err from_pages(struct us_request *r, uint32_t gfp, uint32_t *page,
                          uint64_t *freelist)
 {
@@ -164,18 +172,18 @@ static us_err from_pages(struct us_request *r, uint32_t gfp, uint32_t *page,
 
     us_unlock(&r->c->lock);
     r->locked = false;
-    err = us_slab_new(r->s, r->t, gfp, r->cpu, r->node, page, freelist);
+    us_fetch_add_acq_rel32(&r->s->shared->making, 1);
+    err = us_cache_settled(r->s, r->t);
+    if (err == US_OK) {
+        err = us_slab_new(r->s, r->t, gfp, r->cpu, r->node, page, freelist);
+    }
+    us_fetch_add_acq_rel32(&r->s->shared->making, (uint32_t)-1);
     late = us_lock(r->s->arena, r->t, &r->c->lock);
     r->locked = late == US_OK;
     if (late != US_OK || err != US_OK) {
         return late != US_OK ? late : err;
     }
     us_stat_add(r->c, US_STAT_ALLOC_SLAB, 1);
-    late = us_cache_alive(r->s);
-    if (late != US_OK) {
-        err = us_deactivate_slab(r->s, r->t, r->c, *page, *freelist);
-        return err != US_OK ? err : late; /* destroyed meanwhile */
-    }
     return displace(r);
 }
 
@@ -247,7 +255,7 @@ static US_COLD us_err alloc_slow(struct us_request *r, uint64_t *ret)
 
     r->locked = err == US_OK;
     if (err == US_OK) {
-        err = us_cache_alive(r->s);
+        err = us_cache_usable(r->s);
     }
     if (err != US_OK) {
         goto out;
@@ -276,11 +284,12 @@ uint64_t us_alloc_one(struct us_request *r)
     do {
         object = pop(r->s, r->t, r->c, r->node);
     } while (object == POP_RACED);
-    if (object != POP_MISS) {
+    if (object > POP_BAD) {
         return object;
     }
     err = alloc_slow(r, &object);
-    if (err == US_ENOMEM && us_reclaim(r->s->arena, r->t) == US_OK) {
+    if (err == US_ENOMEM) {
+        us_reclaim(r->s->arena, r->t);
         err = alloc_slow(r, &object); /* divergence D17 */
     }
     return err == US_OK ? object : 0;
@@ -338,5 +347,5 @@ void *us_alloc(us_cache *s)
         return alloc_miss(s);
     }
     object = pop(s, us_tls.thread, us_cpu(s, cpu), -1);
-    return US_LIKELY(object > POP_RACED) ? s->base + object : alloc_miss(s);
+    return US_LIKELY(object > POP_BAD) ? s->base + object : alloc_miss(s);
 }

@@ -31,12 +31,12 @@ static size_t pop_many(struct us_request *r, size_t max, void **ret)
             (r->node >= 0 && us_active_read(active).node != (uint32_t)r->node)) {
             return 0;
         }
-        us_intent_begin(r->t, US_OP_ALLOC_BULK, old.lo);
-        if (us_load_relaxed64(&r->c->freelist.lo) != old.lo) {
-            continue;
-        }
         new.lo = old.lo;
         while (count < max && new.lo != 0 && us_active_holds(s, active, new.lo)) {
+            us_intent_begin(r->t, US_OP_ALLOC_BULK, new.lo + s->offset);
+            if (us_load_acquire64(&r->c->freelist.hi) != old.hi) {
+                break; /* somebody changed the list: the swap below fails */
+            }
             ret[count++] = us_at(s->arena, new.lo);
             new.lo = us_link_guess(s, new.lo);
         }
@@ -76,6 +76,9 @@ us_err us_alloc_bulk(us_cache *s, uint32_t gfp, int cpu, int node, size_t n, voi
     us_err err = us_request_init(s, gfp, cpu, node, &r);
     size_t done = 0;
 
+    if (err != US_OK) {
+        return err;
+    }
     while (err == US_OK && done < n) {
         size_t got = pop_many(&r, n - done, ret + done);
 
@@ -141,6 +144,9 @@ static us_err detach_one_slab(struct us_cache *s, struct us_thread *t, uint32_t 
     size_t at = *n - 1, rest = *n - 1;
 
     page = us_block_head(s->arena, (uint32_t)(head >> US_PAGE_SHIFT));
+    if (us_slab_at(s, page) == NULL) {
+        return US_ECORRUPT;
+    }
     objects_here = us_slab_read(us_slab_load(s->arena->pages + page)).objects;
     t->slab[0] = page;
     us_intent_begin(t, US_OP_FREE_BULK, head);
@@ -176,6 +182,9 @@ us_err us_free_detached(struct us_cache *s, struct us_thread *t, uint32_t cpu, s
     t->cpu = cpu;
     while (n > 0 && err == US_OK) {
         err = detach_one_slab(s, t, cpu, objects, &n);
+    }
+    while (n-- > 0) { /* after an error: the rest is still the caller's */
+        us_store_release16(us_tag(s, us_offset(s->arena, objects[n])), us_me(s->arena));
     }
     return err;
 }

@@ -71,6 +71,7 @@ static us_err new_id(struct us_arena *a, uint32_t *ret)
     uint32_t high = a->header->cache_high;
     us_err err;
 
+    high = high < a->config.caches_max ? high : a->config.caches_max;
     *ret = 0;
     if (high < a->config.caches_max) {
         *ret = high + 1;
@@ -114,15 +115,22 @@ static us_err table_pages(struct us_arena *a, struct us_thread *t, uint64_t byte
     return err;
 }
 
+static void free_table(struct us_arena *a, struct us_thread *t, uint64_t offset)
+{
+    uint64_t page = offset >> US_PAGE_SHIFT;
+    uint32_t order;
+
+    if (us_page_valid(a, page) &&
+        us_block_state(a, (uint32_t)page, &order) == US_BLOCK_META) {
+        us_pages_free(a, t, (uint32_t)page);
+    }
+}
+
 static void free_tables(struct us_arena *a, struct us_thread *t,
                         struct us_kmem_cache *shared)
 {
-    if (shared->image != 0) {
-        us_pages_free(a, t, (uint32_t)(shared->image >> US_PAGE_SHIFT));
-    }
-    if (shared->shuffle != 0) {
-        us_pages_free(a, t, (uint32_t)(shared->shuffle >> US_PAGE_SHIFT));
-    }
+    free_table(a, t, shared->image);
+    free_table(a, t, shared->shuffle);
     shared->image = shared->shuffle = 0;
 }
 
@@ -170,6 +178,7 @@ static us_err make_tables(struct us_arena *a, struct us_thread *t,
     return US_OK;
 }
 
+/* Locks are left alone: a straggler of an earlier cache may hold one. */
 static void reset_slots(struct us_arena *a, struct us_kmem_cache *shared)
 {
     struct us_kmem_cache_cpu *c = (void *)(shared + 1);
@@ -184,12 +193,16 @@ static void reset_slots(struct us_arena *a, struct us_kmem_cache *shared)
             old.lo = us_load_acquire64(&c[cpu].freelist.lo);
         } while (!us_cas_pair(&c[cpu].freelist, old, fresh));
         us_store_relaxed32(&c[cpu].partial, 0);
-        us_store_relaxed32(&c[cpu].lock, 0);
         for (int item = 0; item < US_STAT_ITEMS; item++) {
             us_store_relaxed64(&c[cpu].stat[item], 0);
         }
     }
-    memset(n, 0, a->nodes * sizeof(*n));
+    for (uint32_t node = 0; node < a->nodes; node++) {
+        n[node].head = n[node].tail = 0;
+        us_store_relaxed32(&n[node].nr_partial, 0);
+        us_store_relaxed64(&n[node].nr_slabs, 0);
+        us_store_relaxed64(&n[node].total_objects, 0);
+    }
 }
 
 static void append_cache(struct us_arena *a, struct us_kmem_cache *shared, uint32_t id)
@@ -236,11 +249,12 @@ static us_err create_cache(struct us_arena *a, struct us_thread *t, const char *
     shared->objects = g.objects;
     shared->min_order = g.min_order;
     shared->min_objects = g.min_objects;
-    shared->min_partial = g.min_partial;
-    shared->cpu_partial = g.cpu_partial;
-    shared->cpu_partial_slabs = g.cpu_partial_slabs;
-    shared->defrag_ratio =
-        config->defrag_ratio < 0 ? 1000 : (uint32_t)config->defrag_ratio;
+    us_store_relaxed32(&shared->min_partial, g.min_partial);
+    us_store_relaxed32(&shared->cpu_partial, g.cpu_partial);
+    us_store_relaxed32(&shared->cpu_partial_slabs, g.cpu_partial_slabs);
+    us_store_relaxed32(&shared->defrag_ratio, config->defrag_ratio < 0
+                                                  ? 1000
+                                                  : (uint32_t)config->defrag_ratio);
     shared->useroffset = config->useroffset;
     shared->usersize = config->usersize;
     us_store_relaxed32(&shared->serials, 0);
@@ -354,7 +368,7 @@ us_err us_cache_create_any(us_arena *a, const char *name,
         *ret = us_cache_handle(a, id);
         err = *ret == NULL ? us_last_code() : US_OK;
     }
-    if (err == US_OK && config->ctor != NULL) {
+    if (err == US_OK && config->ctor != NULL && (*ret)->ctor == NULL) {
         (*ret)->ctor_context = config->ctor_context;
         (*ret)->ctor = config->ctor;
     }
@@ -404,12 +418,13 @@ us_err us_cache_find(us_arena *a, const char *name, us_cache **ret)
 
 /* ---- destroy ---- */
 
+/* Slabs that exist or are being made; the latter first, see from_pages(). */
 static uint64_t count_slabs(const struct us_cache *s)
 {
-    uint64_t slabs = 0;
+    uint64_t slabs = us_load_acquire32(&s->shared->making);
 
     for (uint32_t node = 0; node < s->arena->nodes; node++) {
-        slabs += us_load_relaxed64(&us_node(s, node)->nr_slabs);
+        slabs += us_load_acquire64(&us_node(s, node)->nr_slabs);
     }
     return slabs;
 }
@@ -448,7 +463,7 @@ static us_err shut_down(struct us_arena *a, struct us_thread *t, const char *nam
 {
     us_err err;
 
-    us_store_release32(&s->shared->state, US_CACHE_DYING);
+    (void)us_exchange_acq_rel32(&s->shared->state, US_CACHE_DYING);
     err = release_empty(s, t);
     us_intent_begin(t, US_OP_CACHE, 0);
     if (err == US_OK && count_slabs(s) != 0) {
@@ -514,26 +529,26 @@ us_err us_cache_destroy(us_arena *a, const char *name)
     return err;
 }
 
-us_err us_reclaim(struct us_arena *a, struct us_thread *t)
+void us_reclaim(struct us_arena *a, struct us_thread *t)
 {
     uint32_t steps = a->config.caches_max;
     uint64_t bytes;
-    us_err err = us_lock_caches(a, &t);
 
-    if (err != US_OK) {
-        return err;
-    }
-    for (uint32_t id = a->header->cache_head; err == US_OK && id != 0;) {
-        struct us_cache *s = steps-- == 0 ? NULL : us_cache_handle(a, id);
+    if (us_lock_caches(a, &t) == US_OK) {
+        for (uint32_t id = a->header->cache_head; id != 0 && steps-- != 0;) {
+            struct us_cache *s = us_cache_handle(a, id);
 
-        err = s == NULL ? us_damaged(a, "the list of caches") : release_empty(s, t);
-        id = s == NULL ? 0 : s->shared->next;
+            if (s == NULL) {
+                break;
+            }
+            (void)release_empty(s, t);
+            id = s->shared->next;
+        }
+        us_unlock_caches(a, t);
     }
-    us_unlock_caches(a, t);
-    if (err == US_OK && us_load_relaxed64(&a->header->kept_pages) != 0) {
-        err = us_arena_trim(a, &bytes);
+    if (us_load_relaxed64(&a->header->kept_pages) != 0) {
+        (void)us_arena_trim(a, &bytes);
     }
-    return err;
 }
 
 us_err us_cpu_dead(us_arena *a, int cpu)
@@ -599,12 +614,16 @@ us_err us_cache_each(us_arena *a, bool (*fn)(us_cache *, void *), void *arg)
 
 us_err us_cache_set_min_partial(us_cache *s, uint32_t min_partial)
 {
-    if (min_partial > INT32_MAX) {
-        return us_fail(US_EBADARG, "min_partial %u: 0 to %d are possible", min_partial,
-                       INT32_MAX);
+    us_err err = us_cache_alive(s);
+
+    if (err == US_OK && min_partial > INT32_MAX) {
+        err = us_fail(US_EBADARG, "min_partial %u: 0 to %d are possible", min_partial,
+                      INT32_MAX);
     }
-    us_store_relaxed32(&s->shared->min_partial, min_partial);
-    return us_cache_alive(s);
+    if (err == US_OK) {
+        us_store_relaxed32(&s->shared->min_partial, min_partial);
+    }
+    return err;
 }
 
 us_err us_cache_set_cpu_partial(us_cache *s, uint32_t cpu_partial)
@@ -612,12 +631,19 @@ us_err us_cache_set_cpu_partial(us_cache *s, uint32_t cpu_partial)
     us_err err = us_cache_set_cpu_partial_slabs(
         s, us_cpu_partial_slabs(cpu_partial, s->objects));
 
+    if (err != US_OK) {
+        return err;
+    }
     us_store_relaxed32(&s->shared->cpu_partial, cpu_partial);
-    return err == US_OK ? us_cache_flush(s, -1) : err;
+    return us_cache_flush(s, -1);
 }
 
 us_err us_cache_set_cpu_partial_slabs(us_cache *s, uint32_t slabs)
 {
-    us_store_relaxed32(&s->shared->cpu_partial_slabs, slabs);
-    return us_cache_alive(s);
+    us_err err = us_cache_alive(s);
+
+    if (err == US_OK) {
+        us_store_relaxed32(&s->shared->cpu_partial_slabs, slabs);
+    }
+    return err;
 }

@@ -120,6 +120,11 @@ us_err us_request_init(struct us_cache *s, uint32_t gfp, int cpu, int node,
                        struct us_request *ret);
 /* Is the cache still the one this handle was made for? */
 us_err us_cache_alive(const struct us_cache *s);
+/* The same, or about to be destroyed: what it has may be used, so destroy will refuse.
+ */
+us_err us_cache_usable(const struct us_cache *s);
+/* The same as alive, after waiting for a destroy that is under way. No lock is held. */
+us_err us_cache_settled(struct us_cache *s, struct us_thread *t);
 
 /* Bytes that belong to the user; merging may make them more. */
 US_INLINE uint64_t us_object_bytes(const struct us_cache *s)
@@ -197,7 +202,7 @@ struct us_cache *us_kmalloc_cache(struct us_arena *a, uint32_t family, uint32_t 
  * Before anybody is told that memory is out: flushes every CPU of every cache, discards
  * empty slabs, gives free pages back. The caller holds no lock.
  */
-us_err us_reclaim(struct us_arena *a, struct us_thread *t);
+void us_reclaim(struct us_arena *a, struct us_thread *t);
 
 /* us_cache_create() for names that only the engine may give. */
 us_err us_cache_create_any(us_arena *a, const char *name,

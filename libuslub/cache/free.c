@@ -43,7 +43,10 @@ us_err us_find_object(struct us_cache *s, uint64_t object, uint32_t *page)
             a->name, (unsigned long long)object, us_load_relaxed32(&p->cache), s->id);
     }
     if (p->cache_gen != (uint16_t)s->generation) {
-        return us_cache_alive(s);
+        us_err err = us_cache_alive(s);
+
+        return err != US_OK ? err
+                            : foreign(s, object, "its slab is of an earlier cache");
     }
     if (!us_object_index(s, *page, us_slab_read(us_slab_load(p)).objects, object,
                          &index)) {

@@ -16,7 +16,8 @@ static bool block_valid(const struct us_arena *a, uint64_t offset, uint64_t byte
  */
 static us_err fill_handle(struct us_arena *a, uint32_t id, struct us_cache *s)
 {
-    struct us_kmem_cache *shared = us_cache_shared(a, id);
+    struct us_kmem_cache copy = *us_cache_shared(a, id); /* read once, then checked */
+    const struct us_kmem_cache *shared = &copy;
     uint32_t plane = 0;
 
     s->arena = a;
@@ -24,10 +25,10 @@ static us_err fill_handle(struct us_arena *a, uint32_t id, struct us_cache *s)
     s->self = a->self;
     s->cpu_count = a->cpus;
     s->id = id;
-    s->shared = shared;
+    s->shared = us_cache_shared(a, id);
     s->generation = shared->generation;
     s->tid_generation = (uint32_t)us_init_tid(s->generation, 0);
-    s->cpus = (char *)(shared + 1);
+    s->cpus = (char *)(s->shared + 1);
     s->node_array = (void *)(s->cpus + a->cpus * sizeof(struct us_kmem_cache_cpu));
     s->size = shared->size;
     s->object_size = shared->object_size;
@@ -37,6 +38,7 @@ static us_err fill_handle(struct us_arena *a, uint32_t id, struct us_cache *s)
     s->objects = shared->objects;
     s->min_order = shared->min_order;
     s->min_objects = shared->min_objects;
+    s->has_ctor = shared->has_ctor;
     s->random = shared->flags & US_FREELIST_HARDENED ? shared->random | 1 : 0;
     if (s->size < US_WORD || s->size % US_WORD != 0 || s->size > a->data_bytes ||
         s->object_size > s->size || s->offset > s->size - US_WORD ||
@@ -119,13 +121,40 @@ struct us_cache *us_cache_handle(struct us_arena *a, uint32_t id)
     return s;
 }
 
-us_err us_cache_alive(const struct us_cache *s)
+static us_err gone(const struct us_cache *s)
 {
-    if (US_LIKELY(us_load_acquire32(&s->shared->state) == US_CACHE_LIVE &&
-                  us_load_relaxed32(&s->shared->generation) == s->generation)) {
-        return US_OK;
-    }
     return us_fail(US_ENOCACHE,
                    "arena '%s': cache id %u has been destroyed; create it again",
                    s->arena->name, s->id);
+}
+
+static bool in_state(const struct us_cache *s, enum us_cache_state state)
+{
+    return us_load_acquire32(&s->shared->state) == state &&
+           us_load_relaxed32(&s->shared->generation) == s->generation;
+}
+
+us_err us_cache_alive(const struct us_cache *s)
+{
+    return US_LIKELY(in_state(s, US_CACHE_LIVE)) ? US_OK : gone(s);
+}
+
+us_err us_cache_usable(const struct us_cache *s)
+{
+    return US_LIKELY(in_state(s, US_CACHE_LIVE)) || in_state(s, US_CACHE_DYING)
+               ? US_OK
+               : gone(s);
+}
+
+us_err us_cache_settled(struct us_cache *s, struct us_thread *t)
+{
+    us_err err = US_OK;
+
+    if (US_UNLIKELY(in_state(s, US_CACHE_DYING))) {
+        err = us_lock(s->arena, t, &s->arena->header->cache_lock);
+        if (err == US_OK) {
+            us_unlock(&s->arena->header->cache_lock);
+        }
+    }
+    return err == US_OK ? us_cache_alive(s) : err;
 }

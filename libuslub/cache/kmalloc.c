@@ -78,11 +78,13 @@ static void *large_alloc(struct us_arena *a, uint64_t n, uint32_t gfp, int cpu,
         return NULL;
     }
     us_intent_begin(t, US_OP_PAGES, 0);
-    if (us_pages_alloc(a, t, gfp, cpu, node, us_get_order(n), n, &run) != US_OK &&
-        (us_reclaim(a, t) != US_OK ||
-         us_pages_alloc(a, t, gfp, cpu, node, us_get_order(n), n, &run) != US_OK)) {
-        us_intent_end(t);
-        return NULL;
+    if (us_pages_alloc(a, t, gfp, cpu, node, us_get_order(n), n, &run) != US_OK) {
+        us_reclaim(a, t);
+        us_intent_begin(t, US_OP_PAGES, 0);
+        if (us_pages_alloc(a, t, gfp, cpu, node, us_get_order(n), n, &run) != US_OK) {
+            us_intent_end(t);
+            return NULL;
+        }
     }
     t->slab[0] = run.page;
     if (us_commit(a, us_offset(a, large_tag(a, run.page)), sizeof(uint16_t)) != US_OK) {
@@ -140,6 +142,18 @@ static us_err large_free(struct us_arena *a, uint32_t page, uint64_t object)
     return US_OK;
 }
 
+/* Committed bytes of a large object; what the arena says is bounded by the block. */
+static uint64_t large_usable(const struct us_arena *a, uint32_t page)
+{
+    uint64_t bytes = us_load_relaxed64(&a->pages[page].requested), most;
+    uint32_t order;
+
+    (void)us_block_state(a, page, &order);
+    most = (uint64_t)US_PAGE_SIZE << order;
+    return bytes < most ? (bytes + US_PAGE_SIZE - 1) & ~(uint64_t)(US_PAGE_SIZE - 1)
+                        : most;
+}
+
 /* ---- any address ---- */
 
 /* First page and kind of the block around `object`; US_EFOREIGN if there is none. */
@@ -187,8 +201,7 @@ us_err us_object_stat(us_arena *a, const void *pointer, struct us_object_info *r
     if (state == US_BLOCK_LARGE) {
         ret->large = true;
         set_owner(ret, us_load_acquire16(large_tag(a, page)));
-        ret->usable = (us_load_relaxed64(&p->requested) + US_PAGE_SIZE - 1) &
-                      ~(uint64_t)(US_PAGE_SIZE - 1);
+        ret->usable = large_usable(a, page);
         return object == us_page_offset(page) ? US_OK : check_large(a, page, object);
     }
     ret->cache = us_cache_handle(a, us_load_relaxed32(&p->cache));
@@ -332,6 +345,9 @@ void *us_krealloc(us_arena *a, void *object, uint64_t n, uint32_t gfp, int cpu)
 
     if (object == NULL) {
         return us_kmalloc(a, n, gfp, cpu, -1);
+    }
+    if (us_thread_self(a) == NULL) {
+        return NULL;
     }
     if (us_object_stat(a, object, &info) != US_OK) {
         return NULL;

@@ -21,7 +21,7 @@ bool us_id_valid(const struct us_arena *a, uint32_t id)
            id <= us_load_relaxed32(&a->header->cache_high);
 }
 
-static bool name_valid(const struct us_arena *a, uint32_t entry)
+bool us_name_valid(const struct us_arena *a, uint32_t entry)
 {
     return entry >= 1 && entry <= a->config.caches_max * 2 &&
            entry <= us_load_relaxed32(&a->header->name_high);
@@ -58,7 +58,7 @@ us_err us_name_find(const struct us_arena *a, const char *name, uint32_t *ret)
     uint32_t steps = a->config.caches_max * 2;
 
     for (*ret = *bucket_of(a, name); *ret != 0; *ret = us_name_at(a, *ret)->hash_next) {
-        if (!name_valid(a, *ret) || steps-- == 0) {
+        if (!us_name_valid(a, *ret) || steps-- == 0) {
             return us_damaged(a, "the table of cache names");
         }
         if (strncmp(us_name_at(a, *ret)->name, name, US_NAME_MAX + 1) == 0) {
@@ -123,7 +123,7 @@ us_err us_name_compare(const struct us_name *have, const struct us_cache_config 
     }
     return us_fail(
         US_ECACHEEXISTS,
-        "cache '%s' exists with other parameters: object size %llu, align %u, flags "
+        "cache '%.63s' exists with other parameters: object size %llu, align %u, flags "
         "0x%x, order %d, min_partial %d, cpu_partial %d%s; asked for: %llu, %u, "
         "0x%x, %d, %d, %d%s; use another name or the same parameters",
         have->name, (unsigned long long)have->object_size, have->align, have->flags,
@@ -137,9 +137,10 @@ us_err us_name_compare(const struct us_name *have, const struct us_cache_config 
 /* A free name entry, committed; not yet in a bucket. */
 us_err us_name_new(struct us_arena *a, uint32_t *ret)
 {
-    uint32_t high = a->header->name_high;
+    uint32_t high = a->header->name_high, most = a->config.caches_max * 2;
     us_err err;
 
+    high = high < most ? high : most;
     *ret = 0;
     if (high < a->config.caches_max * 2) {
         *ret = high + 1;
@@ -181,9 +182,12 @@ void us_name_enter(struct us_arena *a, uint32_t entry, const char *text, uint32_
 void us_name_remove(struct us_arena *a, uint32_t entry)
 {
     struct us_name *name = us_name_at(a, entry);
-    uint32_t *link = bucket_of(a, name->name), steps = a->config.caches_max * 2;
+    char text[US_NAME_MAX + 1] = "";
+    uint32_t *link, steps = a->config.caches_max * 2;
 
-    while (name_valid(a, *link) && *link != entry && steps-- != 0) {
+    memcpy(text, name->name, US_NAME_MAX);
+    link = bucket_of(a, text);
+    while (us_name_valid(a, *link) && *link != entry && steps-- != 0) {
         link = &us_name_at(a, *link)->hash_next;
     }
     if (*link == entry) {
@@ -197,7 +201,7 @@ uint32_t us_name_oldest(const struct us_arena *a, uint32_t id, uint64_t after)
 {
     uint32_t found = 0;
 
-    for (uint32_t entry = 1; entry <= a->header->name_high; entry++) {
+    for (uint32_t entry = 1; us_name_valid(a, entry); entry++) {
         const struct us_name *name = us_name_at(a, entry);
 
         if (name->cache == id && name->birth > after &&
@@ -211,22 +215,28 @@ uint32_t us_name_oldest(const struct us_arena *a, uint32_t id, uint64_t after)
 us_err us_cache_aliases(us_cache *s, bool (*fn)(const char *, void *), void *arg)
 {
     struct us_arena *a = s->arena;
-    struct us_thread *t;
-    uint32_t entry;
     uint64_t after = 0;
-    us_err err = s->shared->refcount > 1 ? us_lock_caches(a, &t) : US_OK;
 
-    if (err != US_OK || s->shared->refcount <= 1) {
-        return err;
-    }
-    while ((entry = us_name_oldest(a, s->id, after)) != 0) {
-        after = us_name_at(a, entry)->birth;
-        if (entry != s->shared->name && !fn(us_name_at(a, entry)->name, arg)) {
-            break;
+    for (;;) {
+        char name[US_NAME_MAX + 1] = "";
+        struct us_thread *t;
+        uint32_t entry, own;
+        us_err err = us_lock_caches(a, &t);
+
+        if (err != US_OK) {
+            return err;
+        }
+        own = s->shared->name;
+        entry = us_name_oldest(a, s->id, after);
+        if (entry != 0) {
+            after = us_name_at(a, entry)->birth;
+            memcpy(name, us_name_at(a, entry)->name, US_NAME_MAX);
+        }
+        us_unlock_caches(a, t);
+        if (entry == 0 || (entry != own && !fn(name, arg))) {
+            return US_OK;
         }
     }
-    us_unlock_caches(a, t);
-    return US_OK;
 }
 
 us_err us_lock_caches(struct us_arena *a, struct us_thread **t)

@@ -12,6 +12,7 @@
 
 us_err us_damaged(const struct us_arena *a, const char *what);
 bool us_id_valid(const struct us_arena *a, uint32_t id);
+bool us_name_valid(const struct us_arena *a, uint32_t entry);
 
 us_err us_lock_caches(struct us_arena *a, struct us_thread **t);
 void us_unlock_caches(struct us_arena *a, struct us_thread *t);

@@ -185,7 +185,7 @@ static us_err get_partial_node(struct us_request *r, uint32_t node, uint32_t *pa
 static us_err get_any_partial(struct us_request *r, uint32_t *page, uint64_t *freelist)
 {
     const struct us_arena *a = r->s->arena;
-    uint32_t ratio = r->s->shared->defrag_ratio;
+    uint32_t ratio = us_load_relaxed32(&r->s->shared->defrag_ratio);
     const uint32_t *zonelist = a->zonelist[a->config.cpu_node[r->cpu]];
 
     if (ratio == 0 || us_ticks() % 1024 > ratio) {
@@ -243,6 +243,13 @@ static us_err sort_out(struct us_cache *s, struct us_kmem_cache_node *n,
         }
         next = p->next;
         word = us_slab_read(us_slab_load(p));
+        if (word.inuse >= word.objects) {
+            return us_fail(
+                US_ECORRUPT,
+                "arena '%s': the slab at page %u is listed, but none of its %u "
+                "objects is free; recreate the arena",
+                s->arena->name, page, word.objects);
+        }
         if (word.inuse != 0 &&
             (buckets == NULL || word.objects - word.inuse > SHRINK_BUCKETS)) {
             continue;

@@ -3,7 +3,7 @@
  * clear. */
 #include <string.h>
 
-#include "cache/cache.h"
+#include "cache/names.h"
 
 const char *us_stat_name(enum us_stat item)
 {
@@ -26,7 +26,7 @@ uint64_t us_cache_counter(us_cache *s, enum us_stat item, int cpu)
 
 void us_cache_counters_clear(us_cache *s)
 {
-    for (uint32_t cpu = 0; cpu < s->arena->cpus; cpu++) {
+    for (uint32_t cpu = 0; us_cache_alive(s) == US_OK && cpu < s->arena->cpus; cpu++) {
         for (int item = 0; item < US_STAT_ITEMS; item++) {
             us_store_relaxed64(&us_cpu(s, cpu)->stat[item], 0);
         }
@@ -101,7 +101,7 @@ us_err us_cache_stat(us_cache *s, struct us_cache_info *ret)
         return err;
     }
     memset(ret, 0, sizeof(*ret));
-    if (name >= 1 && name <= us_load_relaxed32(&s->arena->header->name_high)) {
+    if (us_name_valid(s->arena, name)) {
         memcpy(ret->name, us_name_at(s->arena, name)->name, US_NAME_MAX);
     }
     ret->id = s->id;

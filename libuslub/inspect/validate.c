@@ -18,7 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cache/cache.h"
+#include "cache/names.h"
 #include "inspect/picture.h"
 
 struct findings {
@@ -202,7 +202,7 @@ static bool cache_exists(const struct us_arena *a, const struct us_page *p)
     uint32_t id = us_load_relaxed32(&p->cache);
     const struct us_kmem_cache *s;
 
-    if (id < 1 || id > us_load_relaxed32(&a->header->cache_high)) {
+    if (!us_id_valid(a, id)) {
         return false;
     }
     s = us_cache_shared(a, id);

@@ -33,6 +33,7 @@ struct us_page *us_slab_at(const struct us_cache *s, uint32_t page)
     uint32_t order;
 
     if (p == NULL || us_load_relaxed32(&p->cache) != s->id ||
+        p->cache_gen != (uint16_t)s->generation ||
         us_block_state(s->arena, page, &order) != US_BLOCK_SLAB ||
         order >= s->arena->at.orders ||
         us_slab_read(us_slab_load(p)).objects > s->objects) {
@@ -46,9 +47,16 @@ struct us_page *us_slab_at(const struct us_cache *s, uint32_t page)
     return p;
 }
 
-/* Every object gets its initial content. */
+/* Every object gets its initial content. has_ctor 2: by a function of the creator's. */
 static us_err construct(struct us_cache *s, uint32_t page, uint32_t objects)
 {
+    if (s->has_ctor == 2 && s->ctor == NULL) {
+        return us_fail(
+            US_ECTOR,
+            "arena '%s': cache id %u has a constructor function, which only the "
+            "process that made it can run; allocate there, or give bytes instead",
+            s->arena->name, s->id);
+    }
     for (uint32_t i = 0; i < objects; i++) {
         char *object = us_at(s->arena, us_object_offset(s, page, i));
 
@@ -73,7 +81,8 @@ static uint32_t somewhere(const struct us_page *p, uint32_t below)
     return (uint32_t)(x >> 33) % below;
 }
 
-/* Links all objects, in address order or shuffled; returns the first. */
+/* Links all objects, in address order or shuffled; the first, 0: the table is damaged.
+ */
 static uint64_t link_all(const struct us_cache *s, uint32_t page, uint32_t objects)
 {
     uint32_t places = s->shuffle == NULL ? objects : s->objects;
@@ -95,7 +104,9 @@ static uint64_t link_all(const struct us_cache *s, uint32_t page, uint32_t objec
         }
         last = object;
     }
-    us_link_set(s, last, 0);
+    if (last != 0) {
+        us_link_set(s, last, 0);
+    }
     return first;
 }
 
@@ -151,6 +162,12 @@ us_err us_slab_new(struct us_cache *s, struct us_thread *t, uint32_t gfp, uint32
     if (err == US_OK) {
         err = construct(s, run.page, word.objects);
     }
+    if (err == US_OK && (*first = link_all(s, run.page, word.objects)) == 0) {
+        err = us_fail(US_ECORRUPT,
+                      "arena '%s': the shuffle table of cache id %u is damaged; "
+                      "recreate the arena",
+                      s->arena->name, s->id);
+    }
     if (err != US_OK) {
         us_pages_free(s->arena, t, run.page);
         return err;
@@ -167,9 +184,8 @@ us_err us_slab_new(struct us_cache *s, struct us_thread *t, uint32_t gfp, uint32
     us_store_relaxed64(&p->slab.lo, raw.lo);
     us_store_release64(&p->slab.hi, raw.hi);
     *page = run.page;
-    *first = link_all(s, run.page, word.objects);
     n = us_node(s, run.node);
-    us_fetch_add_relaxed64(&n->nr_slabs, 1);
+    us_fetch_add_acq_rel64(&n->nr_slabs, 1);
     us_fetch_add_relaxed64(&n->total_objects, word.objects);
     us_pages_publish(s->arena, run.page, US_BLOCK_SLAB);
     return US_OK;
@@ -181,7 +197,8 @@ void us_slab_discard(struct us_cache *s, struct us_thread *t, uint32_t page)
     struct us_kmem_cache_node *n = us_slab_node(s, page);
     uint64_t objects = us_slab_read(us_slab_load(p)).objects;
 
-    us_fetch_add_relaxed64(&n->nr_slabs, (uint64_t)-1);
     us_fetch_add_relaxed64(&n->total_objects, -objects);
     us_pages_free(s->arena, t, page);
+    us_fetch_add_acq_rel64(&n->nr_slabs,
+                           (uint64_t)-1); /* last: now it may be destroyed */
 }

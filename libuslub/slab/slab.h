@@ -34,6 +34,7 @@ struct us_cache {
     uint64_t object_size;
     uint32_t id, generation, flags;
     uint32_t order, objects, min_order, min_objects;
+    uint32_t has_ctor;
     const char *image; /* initial content, or NULL */
     const uint16_t *shuffle;
     us_ctor_fn ctor;
