@@ -18,9 +18,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import document
-import machine
-import plot
+try:
+    import document
+    import machine
+    import plot
+except ModuleNotFoundError as error:
+    sys.exit(
+        f"uslub bench: needs {error.name} (requirements/bench.txt): run `make bench`,"
+        " which installs it"
+    )
 from rounds import Samples
 from subjects import ROOT, prepare, say
 from verdicts import lines

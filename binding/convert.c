@@ -196,8 +196,7 @@ bool convert_size(struct state *state, PyObject *value, const char *what, uint64
     }
     if (overflow < 0 || size < 0) {
         if (!PyErr_Occurred()) {
-            raise_text(state, US_EBADSIZE, "%s is negative: expected bytes, 0 or more",
-                       what);
+            raise_text(state, US_EBADSIZE, "%s is negative: expected 0 or more", what);
         }
         return false;
     }

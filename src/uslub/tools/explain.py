@@ -11,6 +11,7 @@ import difflib
 import io
 import itertools
 import json
+import os
 import sys
 from typing import Any
 
@@ -37,6 +38,7 @@ from uslub.tools.explain_story import (
 )
 
 SCHEMA = 1
+HEAD = {"tool": "uslub explain", "schema": SCHEMA}
 WIDTH = 80
 ANSWERED_IN = (explain_topics_objects, explain_topics_paths, explain_topics_cpus)
 
@@ -68,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
             topics.append(found)
     if args.json:
         stories = [story_to_dict(topic.story()) for topic in topics]
-        print(json.dumps({"schema": SCHEMA, "stories": stories}, indent=1))
+        print(json.dumps({**HEAD, "stories": stories}, indent=1))
         return 0
     console = make_console(no_color=args.no_color)
     for topic in topics:
@@ -117,7 +119,7 @@ def list_topics(args: argparse.Namespace) -> int:
             {"topic": t.name, "number": t.number, "question": t.question}
             for t in in_order()
         ]
-        print(json.dumps({"schema": SCHEMA, "topics": rows}, indent=1))
+        print(json.dumps({**HEAD, "topics": rows}, indent=1))
         return 0
     console = make_console(no_color=args.no_color)
     table = RichTable(box=None, padding=(0, 2, 0, 0))
@@ -208,7 +210,7 @@ def wait_for_key(console: Console) -> bool:
     settings = termios.tcgetattr(sys.stdin)
     try:
         tty.setcbreak(sys.stdin)
-        return sys.stdin.read(1).lower() != "q"
+        return os.read(sys.stdin.fileno(), 1).lower() not in (b"q", b"")
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, settings)
 
