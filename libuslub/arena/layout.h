@@ -250,8 +250,8 @@ US_STATIC(US_PROCESSES < 0x4000); /* bits 14 and 15 of a tag say more, see below
 /*
  * Colours: what one operation touches must not lie at the same offset in its pages.
  * AMD's level 1 cache predicts its way from a hash of address bits 12 to 27; two lines
- * of one set with equal hashes evict each other at every access (a hot pair took 30 ns
- * instead of 13 in one run of four).
+ * of one set with equal hashes evict each other at every access, in some processes and
+ * not in others (docs/design/01-arena.md).
  */
 #define US_THREADS_COLOUR 832u
 #define US_TAGS_COLOUR    320u
