@@ -146,38 +146,47 @@ static void a_child_of_an_idle_thread_registers(void)
     us_arena_detach(arena);
 }
 
+/* Holds what its parent was given by us_arena_fd(), and nothing else, until `end`
+ * closes. */
+static void inherit(int begun, int end)
+{
+    char byte = 0;
+
+    (void)close(arena->fd);
+    _exit(write(begun, &byte, 1) != 1 || read(end, &byte, 1) != 0);
+}
+
 static void a_passed_descriptor_keeps_nobody_alive(void)
 {
     struct us_process_info people[4];
-    int ready[2], status, failed;
+    int begun[2], end[2], status, failed;
     uint32_t count;
     pid_t child;
 
     open_arena();
-    failed = pipe(ready);
+    failed = pipe(begun) | pipe(end);
     assert(failed == 0);
     child = fork();
     if (child == 0) {
         us_cache *s = make("child", 64, 0);
-        void *object = us_alloc(s); /* takes part, and leaves without a word */
-        pid_t heir = object != NULL ? fork() : -1;
+        bool took_part = us_alloc(s) != NULL && dup(us_arena_fd(arena)) >= 0;
+        char byte = 1;
 
-        if (heir == 0) { /* holds what us_arena_fd() gave out, and nothing else */
-            int passed = dup(us_arena_fd(arena));
-
-            (void)close(arena->fd);
-            (void)close(ready[1]);
-            (void)read(ready[0], &status, 1);
-            _exit(passed < 0);
+        (void)close(end[1]);
+        if (fork() == 0) {
+            inherit(begun[1], end[0]);
         }
-        _exit(heir < 0);
+        /* Leaves without a word, once its heir has opened the file for itself. */
+        _exit(read(begun[0], &byte, 1) != 1 || byte != 0 || !took_part);
     }
     (void)waitpid(child, &status, 0);
     assert(status == 0);
     count = us_arena_processes(arena, people, 4);
     assert(count == 2 && people[0].alive && !people[1].alive);
-    (void)close(ready[0]);
-    (void)close(ready[1]);
+    for (int i = 0; i < 2; i++) {
+        (void)close(begun[i]);
+        (void)close(end[i]);
+    }
     us_arena_detach(arena);
 }
 
