@@ -291,22 +291,10 @@ static PyObject *arena_ndarray(PyObject *op, PyObject *args, PyObject *kwargs)
     return array;
 }
 
-/* A named arena travels as its name: the receiver attaches. */
 static PyObject *arena_reduce(PyObject *op, PyObject *unused)
 {
-    struct arena *self = (struct arena *)op;
-
     (void)unused;
-    if (self->birth.name[0] == '\0') {
-        PyErr_SetString(
-            PyExc_TypeError,
-            "an anonymous arena cannot be pickled: pass arena.fileno() to the "
-            "other process, or give the arena a name");
-        return NULL;
-    }
-    return Py_BuildValue("N(s)",
-                         PyObject_GetAttrString((PyObject *)Py_TYPE(op), "attach"),
-                         self->birth.name);
+    return call_helper("uslub._wire", "reduce_arena", op, NULL);
 }
 
 /* ---- attributes ---- */
@@ -437,6 +425,9 @@ static PyMethodDef arena_methods[] = {
     {"cpu_dead", arena_cpu_dead, METH_O,
      "cpu_dead($self, cpu, /)\n--\n\nA CPU goes away: its slot is flushed in every cache."},
     {"__reduce__", arena_reduce, METH_NOARGS, NULL},
+    {"reap", arena_reap, METH_NOARGS,
+     "reap($self, /)\n--\n\nGive back what dead processes held: uslub.Reaped."},
+    {"_receive", arena_receive, METH_O, "_receive($self, wire, /)\n--\n\n"},
     {NULL, NULL, 0, NULL},
 };
 

@@ -117,7 +117,55 @@ static PyObject *get_freed(PyObject *op, void *unused)
     return PyBool_FromLong(pointer_read(&((struct object *)op)->data) == NULL);
 }
 
+static PyObject *get_shared(PyObject *op, void *unused)
+{
+    struct us_object_info info;
+
+    (void)unused;
+    return look_up(op, &info) ? PyBool_FromLong(info.shared) : NULL;
+}
+
+static PyObject *get_holders(PyObject *op, void *unused)
+{
+    struct us_object_info info;
+    PyObject *slots;
+    Py_ssize_t at = 0;
+
+    (void)unused;
+    if (!look_up(op, &info)) {
+        return NULL;
+    }
+    if (!info.shared && info.owner != 0) {
+        info.holders = 1ULL << (info.owner - 1);
+    }
+    slots = PyTuple_New(__builtin_popcountll(info.holders));
+    for (uint32_t slot = 0; slots != NULL && slot < 64; slot++) {
+        if (info.holders >> slot & 1) {
+            PyObject *number = PyLong_FromUnsignedLong(slot);
+
+            if (number == NULL) {
+                Py_CLEAR(slots);
+                break;
+            }
+            PyTuple_SET_ITEM(slots, at++, number);
+        }
+    }
+    return slots;
+}
+
+static PyObject *get_in_flight(PyObject *op, void *unused)
+{
+    struct us_object_info info;
+
+    (void)unused;
+    return look_up(op, &info) ? PyLong_FromUnsignedLong(info.transits) : NULL;
+}
+
 PyGetSetDef object_getset[] = {
+    {"shared", get_shared, NULL, "Was it ever sent, so that its holders own it.", NULL},
+    {"holders", get_holders, NULL, "Slots of the participants that hold it.", NULL},
+    {"in_flight", get_in_flight, NULL,
+     "Handles and messages of it that nobody has received yet.", NULL},
     {"usable_size", get_usable_size, NULL, "Bytes that the slot really has.", NULL},
     {"freed", get_freed, NULL,
      "True after free(), move() or a krealloc() that moved it.", NULL},

@@ -7,10 +7,9 @@
  * arena itself, every live Object, every call that is inside the engine. At zero the
  * arena is detached, so close() never pulls memory from under a view.
  *
- * Nothing here is global to the process but one number: how often it came out of
- * fork(). Everything else is module state, one per interpreter. Structs are only
- * touched with the GIL held or, on free-threaded builds, through the few words that
- * sync.h makes atomic.
+ * Nothing here is global to the process: module state is one per interpreter. Structs
+ * are only touched with the GIL held or, on free-threaded builds, through the few words
+ * that sync.h makes atomic.
  */
 #ifndef USLUB_BINDING_H
 #define USLUB_BINDING_H
@@ -29,7 +28,7 @@
 enum own_error { OWN_IN_USE, OWN_FREED, OWN_ERRORS };
 
 struct state {
-    PyTypeObject *arena_type, *cache_type, *object_type;
+    PyTypeObject *arena_type, *cache_type, *object_type, *channel_type;
     PyObject *errors[US_ESYSTEM + 1]; /* by us_err; [US_OK] is uslub.Error itself */
     PyObject *own_errors[OWN_ERRORS];
     PyObject *flags_type; /* uslub.Flags */
@@ -91,15 +90,9 @@ struct object {
     struct cache *cache; /* strong; NULL: from kmalloc */
     struct arena *arena; /* strong if cache is NULL, else the cache's */
     object_word word;
-    uint32_t forks; /* process_forks at birth, or FORKS_BORROWED */
+    bool borrowed; /* memory under construction: it is not ours to free */
     PyObject *weakrefs;
 };
-/* Memory under construction: it is not ours to free. */
-#define FORKS_BORROWED UINT32_MAX
-
-/* How often this process came out of a fork(): tells inherited Objects from own ones.
- */
-extern uint32_t process_forks;
 
 /* ---- errors.c ---- */
 
@@ -168,6 +161,21 @@ PyObject *arena_kmalloc(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
 PyObject *arena_krealloc(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                          PyObject *kwnames);
 PyObject *arena_adopt(PyObject *op, PyObject *value);
+/* An Object around memory that this process holds; the caller's place in the arena
+ * becomes the Object's. NULL: the memory is still the caller's. */
+PyObject *object_around(struct arena *arena, void *data, Py_ssize_t nbytes);
+
+/* ---- share.c, channel.c: between processes ---- */
+
+extern PyType_Spec channel_spec;
+PyObject *object_send(PyObject *op, PyObject *unused);
+PyObject *object_reduce(PyObject *op, PyObject *unused);
+PyObject *arena_receive(PyObject *op, PyObject *wire);
+PyObject *arena_reap(PyObject *op, PyObject *unused);
+/* The bytes of a handle of the object at `data`. */
+PyObject *wire_of(struct arena *arena, void *data, Py_ssize_t nbytes);
+/* Checks a handle and takes it in; NULL with an exception. */
+void *wire_receive(struct arena *arena, PyObject *wire, Py_ssize_t *nbytes);
 
 /* ---- constructor.c ---- */
 

@@ -363,11 +363,8 @@ static Py_hash_t cache_hash(PyObject *op)
 /* The receiver asks its own attachment for the name. */
 static PyObject *cache_reduce(PyObject *op, PyObject *unused)
 {
-    struct cache *self = (struct cache *)op;
-
     (void)unused;
-    return Py_BuildValue(
-        "N(O)", PyObject_GetAttrString((PyObject *)self->arena, "cache"), self->name);
+    return call_helper("uslub._wire", "reduce_cache", op, NULL);
 }
 
 /* ---- type ---- */

@@ -73,7 +73,7 @@ static bool construct(void *memory, void *context)
         arena_leave(self->arena);
         return false;
     }
-    object->forks = FORKS_BORROWED;
+    object->borrowed = true;
     good = call_with_view(self, object);
     if (count_read(&object->word) < WORD_EXPORT) {
         (void)word_claim(&object->word);

@@ -30,6 +30,9 @@ static const char *const classes[US_ESYSTEM + 1] = {
     [US_ELIMIT] = "LimitReached",
     [US_EOWNERDEAD] = "OwnerDead",
     [US_ECTOR] = "ConstructorFailed",
+    [US_ESTALE] = "StaleHandle",
+    [US_ETIMEDOUT] = "TimedOut",
+    [US_EHANGUP] = "ChannelClosed",
     [US_ESYSTEM] = "SystemCallFailed",
 };
 

@@ -206,12 +206,6 @@ static PyObject *krealloc(const struct resize *wish)
     struct us_object_info info;
     us_err code;
 
-    if (wish->buffer->forks != process_forks) {
-        return raise_text(
-            wish->arena->state, US_ENOTOWNER,
-            "krealloc() of an object that was inherited over fork: it belongs "
-            "to the parent");
-    }
     code = us_object_stat(wish->arena->engine, wish->buffer->data, &info);
     if (code != US_OK) {
         return raise_engine(wish->arena->state, code);

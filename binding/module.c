@@ -4,23 +4,6 @@
  */
 #include "binding.h"
 
-#include <pthread.h>
-
-/* The only variable of the process: see binding.h. A child has one thread when it
- * counts. */
-uint32_t process_forks;
-static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
-
-static void count_fork(void)
-{
-    process_forks++;
-}
-
-static void install_fork_handler(void)
-{
-    (void)pthread_atfork(NULL, NULL, count_fork);
-}
-
 /* ---- functions ---- */
 
 static PyObject *module_geometry(PyObject *module, PyObject *const *args,
@@ -147,7 +130,6 @@ static int module_exec(PyObject *module)
     struct state *state = PyModule_GetState(module);
     PyTypeObject *probe;
 
-    (void)pthread_once(&fork_once, install_fork_handler);
     if (!errors_import(state) || !order_stats(state) ||
         (state->empty_text = PyUnicode_FromString("")) == NULL ||
         (state->stdlib = attribute_of("sys", "stdlib_module_names")) == NULL ||
@@ -160,6 +142,7 @@ static int module_exec(PyObject *module)
         (state->arena_type = add_type(module, &arena_spec)) == NULL ||
         (state->cache_type = add_type(module, &cache_spec)) == NULL ||
         (state->object_type = add_type(module, &object_spec)) == NULL ||
+        (state->channel_type = add_type(module, &channel_spec)) == NULL ||
         (probe = add_type(module, &probe_spec)) == NULL) {
         return -1;
     }
@@ -174,6 +157,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->arena_type);
     Py_VISIT(state->cache_type);
     Py_VISIT(state->object_type);
+    Py_VISIT(state->channel_type);
     for (int code = US_OK; code <= US_ESYSTEM; code++) {
         Py_VISIT(state->errors[code]);
     }
@@ -196,6 +180,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->arena_type);
     Py_CLEAR(state->cache_type);
     Py_CLEAR(state->object_type);
+    Py_CLEAR(state->channel_type);
     for (int code = US_OK; code <= US_ESYSTEM; code++) {
         Py_CLEAR(state->errors[code]);
     }

@@ -86,7 +86,7 @@ static COLD void complain(struct object *self, us_err code)
     PyObject *type, *value, *traceback;
 
     if (code == US_ENOTOWNER) {
-        return; /* handed over by other means than move() */
+        return; /* inherited over a fork() that left us no place in the arena */
     }
     PyErr_Fetch(&type, &value, &traceback);
     raise_engine(self->arena->state, code);
@@ -99,9 +99,7 @@ static COLD void kmalloc_dealloc(struct object *self)
     struct arena *arena = self->arena;
 
     if (self->data != NULL) {
-        us_err code = self->forks == process_forks
-                          ? us_kfree(arena->engine, self->data, -1)
-                          : US_OK;
+        us_err code = self->borrowed ? US_OK : us_kfree(arena->engine, self->data, -1);
 
         if (code != US_OK) {
             complain(self, code);
@@ -126,13 +124,10 @@ static void object_dealloc(PyObject *op)
         return;
     }
     if (LIKELY(self->data != NULL)) {
-        /* What was inherited over fork is the parent's. */
-        if (LIKELY(self->forks == process_forks)) {
-            us_err code = us_free(cache->engine, self->data);
+        us_err code = us_free(cache->engine, self->data);
 
-            if (UNLIKELY(code != US_OK)) {
-                complain(self, code);
-            }
+        if (UNLIKELY(code != US_OK)) {
+            complain(self, code);
         }
         arena_leave(self->arena);
     }
@@ -247,12 +242,9 @@ void object_unclaim(struct object *self)
 /* Not to be ended by us, whoever else sees it. */
 static bool may_end(struct object *self, const char *action)
 {
-    if (self->forks != process_forks) {
-        raise_text(
-            self->arena->state, US_ENOTOWNER,
-            "cannot %s an object that was inherited over fork: it belongs to the "
-            "parent; let go of it, or have the parent hand it over with move()",
-            verb(action));
+    if (self->borrowed) {
+        raise_text(self->arena->state, US_ENOTOWNER,
+                   "cannot %s an object that is under construction", verb(action));
         return false;
     }
     if (flag_read(&self->arena->closed)) {
@@ -422,19 +414,19 @@ static PyObject *object_move(PyObject *op, PyObject *unused)
     return handle;
 }
 
-/* ---- type ---- */
-
-static PyObject *object_reduce(PyObject *op, PyObject *unused)
+/* The same memory: a reference more. */
+static PyObject *object_copy(PyObject *op, PyObject *unused)
 {
-    (void)op;
     (void)unused;
-    PyErr_SetString(
-        PyExc_TypeError,
-        "an Object cannot be pickled or copied: to pass its memory to another "
-        "process without a copy, send obj.move() and adopt() that there; for a "
-        "copy, take bytes(obj)");
-    return NULL;
+    return Py_NewRef(op);
 }
+
+static PyObject *object_deepcopy(PyObject *op, PyObject *memo)
+{
+    return call_helper("uslub._wire", "deep_copy", op, Py_NewRef(memo));
+}
+
+/* ---- type ---- */
 
 static PyMethodDef object_methods[] = {
     {"free", (PyCFunction)(void (*)(void))object_free, METH_FASTCALL | METH_KEYWORDS,
@@ -449,6 +441,9 @@ static PyMethodDef object_methods[] = {
      "__exit__($self, /, *details)\n--\n\nfree(), unless that happened already."},
     {"__bytes__", object_bytes, METH_NOARGS, "__bytes__($self, /)\n--\n\nA copy."},
     {"__reduce__", object_reduce, METH_NOARGS, NULL},
+    {"__copy__", object_copy, METH_NOARGS, NULL},
+    {"__deepcopy__", object_deepcopy, METH_O, NULL},
+    {"_send", object_send, METH_NOARGS, "_send($self, /)\n--\n\n"},
     {NULL, NULL, 0, NULL},
 };
 

@@ -33,7 +33,7 @@ static inline PyObject *object_begin(struct object *self, void *data, PyObject *
 {
     self->data = data;
     self->word = 0;
-    self->forks = process_forks;
+    self->borrowed = false;
     Py_INCREF(home);
     return &self->ob_base;
 }

@@ -19,7 +19,9 @@
 
 #define PREFIX US_ARENA_DIRECTORY "/uslub."
 
-static pthread_mutex_t registry_mutex = PTHREAD_MUTEX_INITIALIZER;
+/* Recursive: registering may have to recover somebody, which registers a thread. */
+static pthread_mutex_t registry_mutex = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
+pthread_mutex_t us_reap_mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 static struct us_arena *registry;
 static uint64_t last_id;
@@ -51,43 +53,81 @@ struct us_arena *us_registry_find(uint64_t id)
 
 /* ---- fork ---- */
 
+/*
+ * The child will hold what we hold, so it must be a participant before it exists: it
+ * gets a slot whose lock belongs to a description that only the child keeps. Without a
+ * free slot the child is nobody here, and what it inherited is not its own.
+ */
 static void before_fork(void)
 {
     us_registry_lock();
     for (struct us_arena *a = registry; a != NULL; a = a->next) {
+        a->fork_fd = -1;
+        if (us_self_id(a->self) != 0 &&
+            us_process_reserve(a, &a->fork_slot, &a->fork_fd) == US_OK &&
+            us_share_all(a, a->fork_slot) != US_OK) {
+            (void)close(a->fork_fd); /* whoever meets the slot finds it dead */
+            a->fork_fd = -1;
+        }
+    }
+    (void)pthread_mutex_lock(&us_reap_mutex);
+    for (struct us_arena *a = registry; a != NULL; a = a->next) {
+        (void)pthread_mutex_lock(&a->hold_lock);
         (void)pthread_mutex_lock(&a->handles_lock);
     }
+}
+
+static void after_fork(struct us_arena *a)
+{
+    if (a->fork_fd >= 0) {
+        (void)close(a->fork_fd);
+        a->fork_fd = -1;
+    }
+    (void)pthread_mutex_unlock(&a->handles_lock);
+    (void)pthread_mutex_unlock(&a->hold_lock);
 }
 
 static void after_fork_in_parent(void)
 {
     for (struct us_arena *a = registry; a != NULL; a = a->next) {
-        (void)pthread_mutex_unlock(&a->handles_lock);
+        after_fork(a);
     }
+    (void)pthread_mutex_unlock(&us_reap_mutex);
     us_registry_unlock();
 }
 
-/* The child must not hold the parent's life lock: it opens the file for itself. */
+/* The child must not keep the parent's life lock alive, nor the descriptor it is on. */
 static void after_fork_in_child(void)
 {
     char path[64];
 
     for (struct us_arena *a = registry; a != NULL; a = a->next) {
-        int fd;
+        bool heir = a->fork_fd >= 0;
+        int fd = a->fork_fd;
 
         memset(a->self, 0, sizeof(*a->self)); /* the kernel has, an emulator may not */
-        (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", a->fd);
-        fd = open(path, O_RDWR | O_CLOEXEC);
+        if (!heir) {
+            (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", a->fd);
+            fd = open(path, O_RDWR | O_CLOEXEC);
+        }
         if (fd < 0 || dup3(fd, a->fd, O_CLOEXEC) < 0) {
             (void)close(a->fd);
             a->fd = -1; /* commits will say so */
+            heir = false;
         }
         if (fd >= 0) {
             (void)close(fd);
         }
-        (void)pthread_mutex_unlock(&a->handles_lock);
+        a->fork_fd = -1;
+        if (heir) {
+            us_process_become(a, a->fork_slot);
+        }
+        after_fork(a);
     }
-    us_registry_unlock();
+    (void)pthread_mutex_unlock(&us_reap_mutex);
+    /* A recursive mutex knows its owner by a number that the child does not have. */
+    registry_mutex =
+        (pthread_mutex_t)PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP; /* locked no more */
 }
 
 static void install_handlers(void)
@@ -198,6 +238,8 @@ struct us_arena *us_arena_handle_new(const char *name, int fd)
     }
     (void)snprintf(a->name, sizeof(a->name), "%s", name == NULL ? "" : name);
     (void)pthread_mutex_init(&a->handles_lock, NULL);
+    (void)pthread_mutex_init(&a->hold_lock, NULL);
+    a->fork_fd = -1;
     a->fd = fd;
     a->passed_fd = -1;
     a->refs = 1;
@@ -220,6 +262,8 @@ void us_arena_handle_drop(struct us_arena *a)
     }
     free(a->handles);
     (void)pthread_mutex_destroy(&a->handles_lock);
+    (void)pthread_mutex_destroy(&a->hold_lock);
+    free(a->extra.entries);
     free(a);
 }
 
@@ -387,6 +431,9 @@ us_err us_arena_attach(const char *name, us_arena **ret)
         err = attach_name(name, path, ret);
         us_registry_unlock();
     }
+    if (err == US_OK) {
+        us_reap_sometimes(*ret);
+    }
     return err;
 }
 
@@ -415,6 +462,9 @@ us_err us_arena_attach_fd(int fd, us_arena **ret)
     us_registry_lock();
     err = attach_descriptor(fd, ret);
     us_registry_unlock();
+    if (err == US_OK) {
+        us_reap_sometimes(*ret);
+    }
     return err;
 }
 

@@ -28,6 +28,16 @@ struct us_self {
     uint16_t owner; /* tag of this process: slot + 1 */
 };
 
+/* References of this process to shared objects, beyond the first; see cache/hold.c. */
+struct us_ref {
+    uint64_t offset; /* 0: no entry */
+    uint64_t count;
+};
+struct us_refs {
+    struct us_ref *entries;
+    size_t room, used; /* room: a power of two, or 0 */
+};
+
 struct us_arena {
     char *base;
     struct us_self *self;
@@ -52,6 +62,12 @@ struct us_arena {
     void (*drop_handle)(struct us_cache *); /* frees one and its elders */
     struct us_cache
         *kmalloc[US_KMALLOC_FAMILIES][US_KMALLOC_CLASSES]; /* as found; atomic */
+    pthread_mutex_t hold_lock; /* extra and outbox; taken for a few swaps */
+    struct us_refs extra;
+    uint32_t outbox_next; /* where to look for a free record */
+    uint32_t fork_slot;   /* reserved for the child while fork() is under way ... */
+    int fork_fd;          /* ... with its life lock; -1: none */
+    uint64_t reaped_ns;   /* when this process last looked for the dead */
 };
 
 /* Serialises attach, detach and registration within this process. */
@@ -131,11 +147,16 @@ US_INLINE struct us_page *us_page_at(const struct us_arena *a, uint64_t page)
 /* ---- process.c: participants ---- */
 
 us_err us_process_register(struct us_arena *a);
+/* Takes a slot for somebody else, alive as long as a copy of *fd is open. */
+us_err us_process_reserve(struct us_arena *a, uint32_t *slot, int *fd);
+/* This process is who `slot` was reserved for. */
+void us_process_become(struct us_arena *a, uint32_t slot);
 void us_process_unregister(struct us_arena *a);
 bool us_process_alive(const struct us_arena *a, uint32_t slot);
 /* The slot of the calling thread; registers it the first time. NULL: us_last_error().
  */
 struct us_thread *us_thread_register(struct us_arena *a);
+struct us_process *us_process_at(const struct us_arena *a, uint32_t slot);
 struct us_thread *us_thread_at(const struct us_arena *a, uint32_t slot);
 uint32_t us_thread_slot(const struct us_arena *a, const struct us_thread *t);
 /* Registers this process for the fence that us_fence_everywhere() needs. */
@@ -171,6 +192,24 @@ US_INLINE void us_intent_end(struct us_thread *t)
 {
     us_store_release64(&t->intent, 0);
 }
+
+/* ---- the calls upward: share/reap.c ---- */
+
+/* One thread of this process at a time reaps; fork() waits for it. */
+extern pthread_mutex_t us_reap_mutex;
+/* Every few milliseconds at most: looks if somebody has died. Holds no lock. */
+void us_reap_sometimes(struct us_arena *a);
+/* The same at once, with all that the dead have sent in vain. */
+void us_reap_now(struct us_arena *a);
+
+/*
+ * Gives back what the participant `slot`, who is dead or ourselves, still has; `force`:
+ * also what he sent and nobody has received yet. False: not all of it could be had, the
+ * slot stays as it is. The registry is locked or the caller is the only one to do so.
+ */
+bool us_recover_slot(struct us_arena *a, uint32_t slot, bool force);
+/* fork() is about to be called: what we hold, `slot` holds too. */
+us_err us_share_all(struct us_arena *a, uint32_t slot);
 
 /* ---- lock.c: locks that name their owner ---- */
 

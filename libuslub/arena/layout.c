@@ -80,13 +80,20 @@ bool us_layout_compute(const struct us_config *config, struct us_layout *ret)
     uint64_t names =
         take(&late, (uint64_t)config->caches_max * 2 * sizeof(struct us_name));
     uint64_t caches = take(&late, (uint64_t)config->caches_max * ret->cache_stride);
+    uint64_t outboxes =
+        take(&late, (uint64_t)US_PROCESSES * US_OUTBOX * sizeof(struct us_pair));
+    uint64_t channels = take(&late, US_CHANNELS * sizeof(uint64_t));
     uint64_t pages = take(&late, ret->data_pages * sizeof(struct us_page));
     uint64_t tags[US_TAG_PLANES];
     for (uint32_t plane = 0; plane < US_TAG_PLANES; plane++) {
         tags[plane] =
             take(&late, ret->data_pages * US_TAG_STRIDE(plane) + US_PAGE_SIZE);
     }
-    uint64_t most = at + late + US_DATA_ALIGN + ret->data_pages * US_PAGE_SIZE;
+    uint64_t behind = ret->data_pages * US_PAGE_SIZE, holders[US_TAG_PLANES];
+    for (uint32_t plane = 0; plane < US_TAG_PLANES; plane++) {
+        holders[plane] = take(&behind, ret->data_pages * US_HOLDERS_STRIDE(plane));
+    }
+    uint64_t most = at + late + US_DATA_ALIGN + behind;
     most += most / US_PAGE_SIZE / 8 + US_PAGE_SIZE;
     ret->commit_map = take(&at, most / US_PAGE_SIZE / 8 + 8);
     ret->prefix_end = at;
@@ -94,12 +101,17 @@ bool us_layout_compute(const struct us_config *config, struct us_layout *ret)
     ret->threads = at + threads + US_THREADS_COLOUR;
     ret->names = at + names;
     ret->caches = at + caches;
+    ret->outboxes = at + outboxes;
+    ret->channels = at + channels;
     ret->pages = at + pages;
     for (uint32_t plane = 0; plane < US_TAG_PLANES; plane++) {
         ret->tags[plane] = at + tags[plane] + US_TAGS_COLOUR;
     }
     ret->data = ROUND_UP(at + late, US_DATA_ALIGN);
-    ret->end = ret->data + ret->data_pages * US_PAGE_SIZE;
+    for (uint32_t plane = 0; plane < US_TAG_PLANES; plane++) {
+        ret->holders[plane] = ret->data + holders[plane];
+    }
+    ret->end = ret->data + behind;
     ret->first_page = (uint32_t)(ret->data >> US_PAGE_SHIFT);
     return ret->end < (1ULL << US_OFFSET_BITS) &&
            ret->end >> US_PAGE_SHIFT < UINT32_MAX;

@@ -8,11 +8,10 @@
  * anything and US_LAYOUT_VERSION must change: arenas of another version are refused.
  *
  *   header | processes | node page allocators | free-block bitmaps | commit bitmap |
- * buckets threads | names | caches | page descriptors | owner tags (10 planes) | pages
- * for objects
+ * buckets threads | names | caches | outboxes | channels | page descriptors | owner
+ * tags (10 planes) | pages for objects | holders (10 planes)
  *
- * The first line is committed at creation; the second on demand, page by page
- * (commit.c).
+ * The first line is committed at creation; the rest on demand, page by page (commit.c).
  */
 #ifndef US_ARENA_LAYOUT_H
 #define US_ARENA_LAYOUT_H
@@ -24,14 +23,14 @@
 #include "uslub/uslub.h"
 
 #define US_MAGIC 0x31626c75736cf09fULL /* bytes f0, then "slub1" in order of size */
-#define US_LAYOUT_VERSION 1u
+#define US_LAYOUT_VERSION 2u
 
 #define US_PAGE_SHIFT 12
 #define US_PAGE_SIZE  (1u << US_PAGE_SHIFT)
 #define US_CPUS_MAX   512
 #define US_NODES_MAX  16
 #define US_ORDERS     33 /* orders 0..32: a block of 2^32 pages is 16 TiB */
-#define US_PROCESSES  256
+#define US_PROCESSES  64 /* a bit each in a word of holders */
 #define US_THREADS    4096
 #define US_DATA_ALIGN (2u << 20)
 
@@ -77,6 +76,8 @@ struct us_header {
     uint64_t births;      /* caches ever created */
     uint64_t kept_pages;  /* free pages that are committed; a hint */
     uint32_t no_fence; /* a participant has no membarrier: free pages stay committed */
+    uint32_t reaped;   /* dead participants whose holds were given back */
+    uint64_t reaped_objects;
 };
 
 enum us_process_state { US_PROCESS_FREE, US_PROCESS_STARTING, US_PROCESS_LIVE };
@@ -90,7 +91,9 @@ struct us_process {
     uint64_t pid_namespace;
     uint64_t reaping;    /* hazard: slot + 1 whose death this process is acting on */
     uint32_t generation; /* how often the slot was taken */
-    uint32_t pad[7];
+    uint32_t pad;
+    uint64_t noticed_ns; /* CLOCK_BOOTTIME when somebody saw that it is dead; else 0 */
+    uint64_t pad64[2];
 };
 #define US_LOCK_BASE (1ULL << 62)
 
@@ -107,6 +110,11 @@ enum us_operation {
     US_OP_PAGES, /* slab[0]: the block being split, merged or given back */
     US_OP_CACHE, /* cache: being created or destroyed */
     US_OP_ADOPT,
+    /* Of shared objects; offset: the object. Recovery counts its transits again. */
+    US_OP_SHARE,
+    US_OP_SEND,
+    US_OP_TAKE,
+    US_OP_DROP,
 };
 #define US_OP_SHIFT 56
 
@@ -231,13 +239,16 @@ US_STATIC(sizeof(struct us_kmem_cache_cpu) == 256);
 US_STATIC(offsetof(struct us_kmem_cache_cpu, stat) == 32);
 US_STATIC(sizeof(struct us_kmem_cache_node) == 64);
 US_STATIC(sizeof(struct us_node_pages) <= 512);
-US_STATIC(US_PROCESSES < 0x4000); /* bits 14 and 15 of a tag say more, see below */
+US_STATIC(US_PROCESSES < 0x2000); /* the bits above say more, see below */
 
 /* Owner tags: one u16 per object. 0: free, else process slot + 1. */
 #define US_TAG_FREEING 0x8000u /* its owner is in the middle of a bulk free */
 #define US_TAG_MOVING  0x4000u /* its owner has let go of it for us_adopt() */
-#define US_TAG_OWNER   0x3fffu
-#define US_TAG_PLANES  10
+#define US_TAG_SHARED                                                                  \
+    0x2000u /* all of the tag: the word of holders says whose it is                    \
+             */
+#define US_TAG_OWNER  0x1fffu
+#define US_TAG_PLANES 10
 /*
  * Plane k has one tag per 8 << k bytes; a cache uses the coarsest that still gives each
  * of its objects a tag of its own, found from the object's address alone. Planes are
@@ -246,6 +257,57 @@ US_STATIC(US_PROCESSES < 0x4000); /* bits 14 and 15 of a tag say more, see below
 #define US_TAG_GRANULE(plane) (8u << (plane))
 #define US_TAG_STRIDE(plane)                                                           \
     (2u * US_PAGE_SIZE / US_TAG_GRANULE(plane)) /* bytes per page */
+
+/*
+ * Holders: a pair per object, found like its tag; it means something only while the tag
+ * is US_TAG_SHARED. lo: a bit per process slot. hi: version:28 incarnation:19 channel:1
+ * transits:16, see cache/hold.h. Planes are as sparse as those of the tags.
+ */
+#define US_HOLDERS_STRIDE(plane) ((uint64_t)16 * US_PAGE_SIZE / US_TAG_GRANULE(plane))
+
+/*
+ * A handle of a shared object on its way through a pipe: it counts as one transit as
+ * long as it stands here. Made by the process whose outbox it is, ended by whoever
+ * receives it, or by the reaper. lo: offset of the object, 0: free; hi: serial number.
+ */
+#define US_OUTBOX 16384
+
+/* Offsets of channels, 0: none; so that recovery can count what is in them. */
+#define US_CHANNELS 1024
+
+#define US_CHANNEL_MAGIC   0x6c656e6e61686375ULL /* "uchannel" */
+#define US_CHANNEL_FORMATS 64
+#define US_FORMAT_MAX      120
+
+/* What the bytes of a message are, for those who asked: interned by its text. */
+struct us_format {
+    uint32_t state;  /* 0: free, 1: being written, 2: complete */
+    uint32_t length; /* of text */
+    char text[US_FORMAT_MAX];
+};
+
+/*
+ * A bounded queue, itself an object of kmalloc. The cell of turn n is n % capacity:
+ * free or full for exactly one turn at a time; see share/channel.c.
+ */
+struct us_channel_block {
+    uint64_t magic;
+    uint32_t capacity;
+    uint32_t closed;
+    uint64_t pad0[6];
+    uint64_t tail;     /* next turn to be sent; behind a cell only for an instant */
+    uint32_t readable; /* futex: events << 1 | somebody waits */
+    uint32_t pad1[13];
+    uint64_t head; /* next turn to be received */
+    uint32_t writable;
+    uint32_t pad2[13];
+    struct us_format formats[US_CHANNEL_FORMATS];
+    struct us_pair cells[]; /* lo: object:44 format:8; hi: turn:40 full:1 nbytes:23 */
+};
+US_STATIC(sizeof(struct us_format) == 128);
+US_STATIC(offsetof(struct us_channel_block, tail) == 64);
+US_STATIC(offsetof(struct us_channel_block, head) == 128);
+US_STATIC(sizeof(struct us_channel_block) == 192 + US_CHANNEL_FORMATS * 128);
 
 /*
  * Colours: what one operation touches must not lie at the same offset in its pages.
@@ -263,9 +325,10 @@ struct us_layout {
     uint64_t bitmap[US_NODES_MAX][US_ORDERS]; /* free blocks, one bit each */
     uint64_t commit_map;                      /* one bit per page of the file */
     uint64_t prefix_end;                      /* committed at creation up to here */
-    uint64_t threads, names, caches, pages;
+    uint64_t threads, names, caches, outboxes, channels, pages;
     uint64_t tags[US_TAG_PLANES];
     uint64_t data;
+    uint64_t holders[US_TAG_PLANES];
     uint64_t end;
     uint64_t data_pages;   /* all nodes */
     uint32_t first_page;   /* number of the first page for objects */

@@ -42,7 +42,7 @@ bool us_fence_everywhere(void)
     return syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0) == 0;
 }
 
-static struct us_process *process_at(const struct us_arena *a, uint32_t slot)
+struct us_process *us_process_at(const struct us_arena *a, uint32_t slot)
 {
     return (struct us_process *)us_at(a, a->at.processes) + slot;
 }
@@ -58,8 +58,7 @@ uint32_t us_thread_slot(const struct us_arena *a, const struct us_thread *t)
 }
 
 /* Takes (F_WRLCK), drops (F_UNLCK) or asks about the byte of one slot. */
-static int slot_lock(const struct us_arena *a, uint32_t slot, int command, short type,
-                     short *found)
+static int slot_lock(int fd, uint32_t slot, int command, short type, short *found)
 {
     struct flock lock = {
         .l_type = type,
@@ -67,7 +66,7 @@ static int slot_lock(const struct us_arena *a, uint32_t slot, int command, short
         .l_start = (off_t)(US_LOCK_BASE + slot),
         .l_len = 1,
     };
-    int failed = fcntl(a->fd, command, &lock);
+    int failed = fcntl(fd, command, &lock);
 
     if (found != NULL) {
         *found = lock.l_type;
@@ -82,7 +81,8 @@ bool us_process_alive(const struct us_arena *a, uint32_t slot)
     if (slot + 1 == us_me(a)) {
         return true;
     }
-    return slot_lock(a, slot, F_OFD_GETLK, F_WRLCK, &found) != 0 || found != F_UNLCK;
+    return slot_lock(a->fd, slot, F_OFD_GETLK, F_WRLCK, &found) != 0 ||
+           found != F_UNLCK;
 }
 
 static uint64_t start_time(void)
@@ -108,56 +108,140 @@ static uint64_t start_time(void)
     return ticks;
 }
 
+/* ---- taking a slot ---- */
+
+/* Writes who we are into a slot whose byte is locked. */
+static void introduce(struct us_arena *a, uint32_t slot)
+{
+    struct us_process *p = us_process_at(a, slot);
+    struct stat ns = {0};
+
+    (void)stat("/proc/self/ns/pid", &ns);
+    us_store_relaxed32((uint32_t *)&p->pid, (uint32_t)getpid());
+    us_store_relaxed64(&p->start_time, start_time());
+    us_store_relaxed64(&p->pid_namespace, ns.st_ino);
+    us_store_relaxed64(&p->noticed_ns, 0);
+    us_store_release32(&p->state, US_PROCESS_LIVE);
+}
+
+/* Locks the byte of a free slot through `fd`; US_PROCESSES: none is free. */
+static uint32_t take_slot(struct us_arena *a, int fd)
+{
+    for (uint32_t slot = 0; slot < US_PROCESSES; slot++) {
+        struct us_process *p = us_process_at(a, slot);
+
+        if (us_load_acquire32(&p->state) != US_PROCESS_FREE ||
+            slot_lock(fd, slot, F_OFD_SETLK, F_WRLCK, NULL) != 0) {
+            continue;
+        }
+        if (us_load_acquire32(&p->state) == US_PROCESS_FREE) {
+            us_store_release32(&p->state, US_PROCESS_STARTING);
+            us_store_relaxed32(&p->generation, us_load_relaxed32(&p->generation) + 1);
+            return slot;
+        }
+        (void)slot_lock(fd, slot, F_OFD_SETLK, F_UNLCK, NULL);
+    }
+    return US_PROCESSES;
+}
+
+static void enter(struct us_arena *a, uint32_t slot)
+{
+    introduce(a, slot);
+    us_store_relaxed16(&a->self->owner, (uint16_t)(slot + 1));
+    us_store_release64(&a->self->id, us_registry_next_id());
+}
+
+/*
+ * No slot is free: we take the place of somebody who is dead, by his own lock, and give
+ * back what he had as if it were ours.
+ */
+static bool succeed_a_dead_one(struct us_arena *a)
+{
+    for (uint32_t slot = 0; slot < US_PROCESSES; slot++) {
+        if (slot_lock(a->fd, slot, F_OFD_SETLK, F_WRLCK, NULL) != 0) {
+            continue;
+        }
+        enter(a, slot);
+        if (us_recover_slot(a, slot, true)) {
+            return true;
+        }
+        us_store_release64(&a->self->id, 0);
+        us_store_relaxed16(&a->self->owner, 0);
+        (void)slot_lock(a->fd, slot, F_OFD_SETLK, F_UNLCK, NULL);
+    }
+    return false;
+}
+
 us_err us_process_register(struct us_arena *a)
 {
-    struct stat ns = {0};
+    uint32_t slot;
 
     if (!us_fence_join()) {
         us_store_release32(&a->header->no_fence, 1);
     }
-    for (uint32_t slot = 0; slot < US_PROCESSES; slot++) {
-        struct us_process *p = process_at(a, slot);
-
-        if (us_load_acquire32(&p->state) != US_PROCESS_FREE ||
-            slot_lock(a, slot, F_OFD_SETLK, F_WRLCK, NULL) != 0) {
-            continue;
-        }
-        if (us_load_acquire32(&p->state) != US_PROCESS_FREE) {
-            (void)slot_lock(a, slot, F_OFD_SETLK, F_UNLCK, NULL);
-            continue;
-        }
-        us_store_release32(&p->state, US_PROCESS_STARTING);
-        (void)stat("/proc/self/ns/pid", &ns);
-        us_store_relaxed32((uint32_t *)&p->pid, (uint32_t)getpid());
-        us_store_relaxed64(&p->start_time, start_time());
-        us_store_relaxed64(&p->pid_namespace, ns.st_ino);
-        us_store_relaxed32(&p->generation, us_load_relaxed32(&p->generation) + 1);
-        us_store_release32(&p->state, US_PROCESS_LIVE);
-        us_store_relaxed16(&a->self->owner, (uint16_t)(slot + 1));
-        us_store_release64(&a->self->id, us_registry_next_id());
+    slot = take_slot(a, a->fd);
+    if (slot < US_PROCESSES) {
+        enter(a, slot);
+        return US_OK;
+    }
+    if (succeed_a_dead_one(a)) {
         return US_OK;
     }
     return us_fail(
         US_ELIMIT,
-        "arena '%s': all %u participant slots are taken; detach a process, or "
-        "look with `uslub ls` who has died in here",
+        "arena '%s': all %u participant slots are taken by living processes; detach "
+        "one, or use another arena",
         a->name, US_PROCESSES);
 }
 
+us_err us_process_reserve(struct us_arena *a, uint32_t *slot, int *fd)
+{
+    char path[64];
+
+    (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", a->fd);
+    *fd = open(path, O_RDWR | O_CLOEXEC);
+    if (*fd < 0) {
+        return us_fail_errno(US_ESYSTEM, "arena '%s': no descriptor for a child",
+                             a->name);
+    }
+    *slot = take_slot(a, *fd);
+    if (*slot < US_PROCESSES) {
+        struct us_process *p = us_process_at(a, *slot);
+
+        us_store_relaxed32((uint32_t *)&p->pid, 0); /* until it says so itself */
+        us_store_relaxed64(&p->noticed_ns, 0);
+        us_store_release32(&p->state, US_PROCESS_LIVE);
+        return US_OK;
+    }
+    (void)close(*fd);
+    *fd = -1;
+    return us_fail(US_ELIMIT, "arena '%s': no participant slot for a child", a->name);
+}
+
+void us_process_become(struct us_arena *a, uint32_t slot)
+{
+    enter(a, slot);
+    (void)us_fence_join();
+}
+
+/* What was sent and is still on its way stays, with the slot, for others to settle. */
 void us_process_unregister(struct us_arena *a)
 {
     uint32_t slot = us_me(a) - 1u;
     uint32_t high = us_load_acquire32(&a->header->thread_high);
+    bool clean = us_recover_slot(a, slot, false);
 
-    for (uint32_t i = 0; i < high && i < US_THREADS; i++) {
+    for (uint32_t i = 0; clean && i < high && i < US_THREADS; i++) {
         struct us_thread *t = us_thread_at(a, i);
 
         if (us_load_acquire32(&t->state) == slot + 1) {
             us_store_release32(&t->state, 0);
         }
     }
-    us_store_release32(&process_at(a, slot)->state, US_PROCESS_FREE);
-    (void)slot_lock(a, slot, F_OFD_SETLK, F_UNLCK, NULL);
+    if (clean) {
+        us_store_release32(&us_process_at(a, slot)->state, US_PROCESS_FREE);
+    }
+    (void)slot_lock(a->fd, slot, F_OFD_SETLK, F_UNLCK, NULL);
 }
 
 /* ---- threads ---- */
@@ -257,7 +341,7 @@ uint32_t us_arena_processes(us_arena *a, struct us_process_info *ret, uint32_t m
     uint32_t count = 0;
 
     for (uint32_t slot = 0; slot < US_PROCESSES; slot++) {
-        const struct us_process *p = process_at(a, slot);
+        const struct us_process *p = us_process_at(a, slot);
 
         if (us_load_acquire32(&p->state) == US_PROCESS_FREE) {
             continue;

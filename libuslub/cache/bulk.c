@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cache/cache.h"
+#include "cache/hold.h"
 
 /*
  * Takes up to `max` objects off the CPU freelist in one swap. The links are guesses
@@ -190,32 +190,68 @@ us_err us_free_detached(struct us_cache *s, struct us_thread *t, uint32_t cpu, s
 }
 
 /* Marks each object as being freed, so that one given twice is found before anything
- * moves. */
-static us_err mark_all(struct us_cache *s, size_t n, void *const *objects)
+ * moves. Shared ones stay as they are, and are counted. */
+static us_err mark_all(struct us_cache *s, size_t n, void *const *objects,
+                       size_t *shared)
 {
     uint16_t me = us_me(s->arena);
     uint32_t page;
 
     for (size_t i = 0; i < n; i++) {
         uint64_t object = us_offset(s->arena, objects[i]);
-        us_err err = us_find_object(s, object, &page);
+        bool is_shared = false;
+        us_err err = us_find_object(s, object, &page, &is_shared);
 
-        if (err == US_OK) {
+        if (err == US_OK && is_shared) {
+            ++*shared;
+        } else if (err == US_OK) {
             us_store_release16(us_tag(s, object), me | US_TAG_FREEING);
+        }
+        if (err == US_OK) {
             continue;
         }
         while (i-- > 0) {
-            us_store_release16(us_tag(s, us_offset(s->arena, objects[i])), me);
+            uint16_t *tag = us_tag(s, us_offset(s->arena, objects[i]));
+
+            if (us_load_relaxed16(tag) != US_TAG_SHARED) {
+                us_store_release16(tag, me);
+            }
         }
         return err;
     }
     return US_OK;
 }
 
+/* Drops the shared ones; those that are ours alone now stay among objects[0..*n). */
+static us_err drop_shared(struct us_cache *s, struct us_thread *t, void **objects,
+                          size_t *n)
+{
+    us_err err = US_OK;
+    size_t kept = 0;
+
+    for (size_t i = 0; i < *n; i++) {
+        uint64_t object = us_offset(s->arena, objects[i]);
+        bool last = true;
+
+        if (us_load_acquire16(us_tag(s, object)) == US_TAG_SHARED) {
+            us_err failed = us_hold_drop(s->arena, t, object, &last);
+
+            us_intent_end(t);
+            err = failed != US_OK ? failed : err;
+        }
+        if (last) {
+            objects[kept++] = objects[i];
+        }
+    }
+    *n = kept;
+    return err;
+}
+
 us_err us_free_bulk(us_cache *s, size_t n, void *const *objects, int cpu)
 {
     struct us_request r;
-    us_err err = us_request_init(s, 0, cpu, -1, &r);
+    us_err err = us_request_init(s, 0, cpu, -1, &r), dropped = US_OK;
+    size_t shared = 0;
     void **copy;
 
     if (err != US_OK || n == 0) {
@@ -226,10 +262,13 @@ us_err us_free_bulk(us_cache *s, size_t n, void *const *objects, int cpu)
         return us_fail(US_ENOMEM, "no memory for a list of %zu objects to free", n);
     }
     memcpy(copy, objects, n * sizeof(*copy));
-    err = mark_all(s, n, objects);
+    err = mark_all(s, n, objects, &shared);
+    if (err == US_OK && shared != 0) {
+        dropped = drop_shared(s, r.t, copy, &n);
+    }
     if (err == US_OK) {
         err = us_free_detached(s, r.t, r.cpu, n, copy);
     }
     free(copy);
-    return err;
+    return err == US_OK ? dropped : err;
 }

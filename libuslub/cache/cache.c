@@ -534,6 +534,7 @@ void us_reclaim(struct us_arena *a, struct us_thread *t)
     uint32_t steps = a->config.caches_max;
     uint64_t bytes;
 
+    us_reap_now(a);
     if (us_lock_caches(a, &t) == US_OK) {
         for (uint32_t id = a->header->cache_head; id != 0 && steps-- != 0;) {
             struct us_cache *s = us_cache_handle(a, id);

@@ -177,8 +177,12 @@ us_err us_shrink_node(struct us_cache *s, struct us_thread *t, uint32_t node,
 
 /* ---- alloc.c and free.c ---- */
 
-/* Checked and named: what `object` is, if it is this process's and of cache `s`. */
-us_err us_find_object(struct us_cache *s, uint64_t object, uint32_t *page);
+/* Checked and named: what `object` is, if it is this process's and of cache `s`. With
+ * *shared it is for the holders to say whose it is. */
+us_err us_find_object(struct us_cache *s, uint64_t object, uint32_t *page,
+                      bool *shared);
+/* Tag of the object at `page` that came straight from the page allocator. */
+uint16_t *us_large_tag(const struct us_arena *a, uint32_t page);
 /* Linux: __slab_free(): objects head..tail of one slab, known to be one of `s`,
  * untagged. */
 us_err us_slab_free(struct us_cache *s, struct us_thread *t, uint32_t cpu,

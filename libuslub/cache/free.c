@@ -7,7 +7,7 @@
  * before it is on a list. Linux: do_slab_free(), __slab_free(), mm/slub.c, v6.18 (with
  * frozen chains).
  */
-#include "cache/cache.h"
+#include "cache/hold.h"
 
 /* ---- what is this address? ---- */
 
@@ -20,7 +20,7 @@ static us_err foreign(const struct us_cache *s, uint64_t object, const char *why
         s->arena->name, s->id, (unsigned long long)object, why);
 }
 
-us_err us_find_object(struct us_cache *s, uint64_t object, uint32_t *page)
+us_err us_find_object(struct us_cache *s, uint64_t object, uint32_t *page, bool *shared)
 {
     struct us_arena *a = s->arena;
     struct us_page *p;
@@ -53,6 +53,10 @@ us_err us_find_object(struct us_cache *s, uint64_t object, uint32_t *page)
         return foreign(s, object, "it points into an object, or between two");
     }
     tag = us_load_acquire16(us_tag(s, object));
+    *shared = tag == US_TAG_SHARED;
+    if (*shared) {
+        return US_OK;
+    }
     if (tag == 0 || tag == (us_me(a) | US_TAG_FREEING)) {
         return us_fail(
             US_EDOUBLEFREE,
@@ -179,10 +183,14 @@ static __attribute__((noinline)) us_err free_slow(struct us_cache *s,
                                                   struct us_thread *t, uint32_t cpu,
                                                   uint64_t object)
 {
+    bool shared, last = true;
     uint32_t page;
-    us_err err = us_find_object(s, object, &page);
+    us_err err = us_find_object(s, object, &page, &shared);
 
-    if (err != US_OK) {
+    if (err == US_OK && shared) {
+        err = us_hold_drop(s->arena, t, object, &last);
+    }
+    if (err != US_OK || !last) {
         return err;
     }
     t->cache = s->id;

@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "cache/cache.h"
+#include "cache/hold.h"
 #include "slab/geometry.h"
 
 US_STATIC(US_KMALLOC_CLASSES == US_KMALLOC_INDEXES);
@@ -60,7 +60,7 @@ struct us_cache *us_kmalloc_cache(struct us_arena *a, uint32_t family, uint32_t 
 
 /* ---- large ones ---- */
 
-static uint16_t *large_tag(const struct us_arena *a, uint32_t page)
+uint16_t *us_large_tag(const struct us_arena *a, uint32_t page)
 {
     uint32_t plane = US_TAG_PLANES - 1;
 
@@ -87,14 +87,15 @@ static void *large_alloc(struct us_arena *a, uint64_t n, uint32_t gfp, int cpu,
         }
     }
     t->slab[0] = run.page;
-    if (us_commit(a, us_offset(a, large_tag(a, run.page)), sizeof(uint16_t)) != US_OK) {
+    if (us_commit(a, us_offset(a, us_large_tag(a, run.page)), sizeof(uint16_t)) !=
+        US_OK) {
         us_pages_free(a, t, run.page);
         us_intent_end(t);
         return NULL;
     }
     us_store_relaxed32(&a->pages[run.page].cache, 0);
     us_store_relaxed64(&a->pages[run.page].requested, n);
-    us_store_release16(large_tag(a, run.page), us_me(a));
+    us_store_release16(us_large_tag(a, run.page), us_me(a));
     us_pages_publish(a, run.page, US_BLOCK_LARGE);
     us_intent_end(t);
     if (gfp & US_GFP_ZERO) {
@@ -105,7 +106,7 @@ static void *large_alloc(struct us_arena *a, uint64_t n, uint32_t gfp, int cpu,
 
 static us_err check_large(const struct us_arena *a, uint32_t page, uint64_t object)
 {
-    uint16_t tag = us_load_acquire16(large_tag(a, page));
+    uint16_t tag = us_load_acquire16(us_large_tag(a, page));
 
     if (object != us_page_offset(page)) {
         return us_fail(
@@ -129,14 +130,25 @@ static us_err check_large(const struct us_arena *a, uint32_t page, uint64_t obje
 static us_err large_free(struct us_arena *a, uint32_t page, uint64_t object)
 {
     struct us_thread *t = us_thread_self(a);
-    us_err err = t == NULL ? us_last_code() : check_large(a, page, object);
+    us_err err = t == NULL ? us_last_code() : US_OK;
 
+    if (err == US_OK && us_load_acquire16(us_large_tag(a, page)) == US_TAG_SHARED) {
+        bool last;
+
+        err = us_hold_drop(a, t, object, &last);
+        if (!last) {
+            return err;
+        }
+    }
+    if (err == US_OK) {
+        err = check_large(a, page, object);
+    }
     if (err != US_OK) {
         return err;
     }
     t->slab[0] = page;
     us_intent_begin(t, US_OP_PAGES, object);
-    us_store_release16(large_tag(a, page), 0);
+    us_store_release16(us_large_tag(a, page), 0);
     us_pages_free(a, t, page);
     us_intent_end(t);
     return US_OK;
@@ -176,10 +188,22 @@ static us_err block_of(const struct us_arena *a, uint64_t object, uint32_t *page
         a->name, (unsigned long long)object);
 }
 
-static void set_owner(struct us_object_info *info, uint16_t tag)
+static void set_owner(const struct us_arena *a, struct us_object_info *info,
+                      uint16_t tag, uint32_t plane)
 {
+    const struct us_pair *pair;
+
     info->owner = tag & US_TAG_OWNER;
     info->moving = tag & US_TAG_MOVING;
+    if (tag != US_TAG_SHARED) {
+        return;
+    }
+    pair = us_holders_at(a, plane, info->offset);
+    if (us_committed(a, (uint64_t)((const char *)pair - a->base))) {
+        info->shared = true;
+        info->holders = us_load_acquire64(&pair->lo);
+        info->transits = (uint32_t)(us_load_acquire64(&pair->hi) >> US_TRANSITS_SHIFT);
+    }
 }
 
 us_err us_object_stat(us_arena *a, const void *pointer, struct us_object_info *ret)
@@ -200,7 +224,7 @@ us_err us_object_stat(us_arena *a, const void *pointer, struct us_object_info *r
     ret->node = us_page_node(a, page);
     if (state == US_BLOCK_LARGE) {
         ret->large = true;
-        set_owner(ret, us_load_acquire16(large_tag(a, page)));
+        set_owner(a, ret, us_load_acquire16(us_large_tag(a, page)), US_TAG_PLANES - 1);
         ret->usable = large_usable(a, page);
         return object == us_page_offset(page) ? US_OK : check_large(a, page, object);
     }
@@ -217,7 +241,8 @@ us_err us_object_stat(us_arena *a, const void *pointer, struct us_object_info *r
             "between two; expected the address that an allocation returned",
             a->name, (unsigned long long)object, ret->cache->id);
     }
-    set_owner(ret, us_load_acquire16(us_tag(ret->cache, object)));
+    set_owner(a, ret, us_load_acquire16(us_tag(ret->cache, object)),
+              ret->cache->tag_shift - 3);
     ret->usable =
         ret->cache->shared->has_ctor ? ret->cache->object_size : ret->cache->size;
     return US_OK;
@@ -236,7 +261,7 @@ static us_err change_owner(struct us_arena *a, uint64_t offset, uint16_t from,
     if (err != US_OK) {
         return err;
     }
-    tag = info.large ? large_tag(a, info.page + a->first_page)
+    tag = info.large ? us_large_tag(a, info.page + a->first_page)
                      : us_tag(info.cache, offset);
     us_intent_begin(t, US_OP_ADOPT, offset);
     if (!us_cas_acq_rel16(tag, &seen, to)) {
@@ -251,19 +276,31 @@ static us_err change_owner(struct us_arena *a, uint64_t offset, uint16_t from,
     return err;
 }
 
+/* What is shared, but held by us alone, may be moved or resized like our own. */
+static us_err make_ours(us_arena *a, void *object)
+{
+    struct us_thread *t = us_thread_self(a);
+    struct us_spot spot;
+    us_err err =
+        t == NULL ? us_last_code() : us_spot_find(a, us_offset(a, object), &spot);
+
+    return err == US_OK ? us_hold_unshare(a, t, &spot) : err;
+}
+
 us_err us_move(us_arena *a, void *object)
 {
     uint16_t me = us_thread_self(a) == NULL ? 0 : us_me(a);
+    us_err err = me == 0 ? us_last_code() : make_ours(a, object);
 
-    return me == 0 ? us_last_code()
-                   : change_owner(a, us_offset(a, object), me, me | US_TAG_MOVING,
-                                  "is not this process's to hand over");
+    return err != US_OK ? err
+                        : change_owner(a, us_offset(a, object), me, me | US_TAG_MOVING,
+                                       "is not this process's to hand over");
 }
 
 us_err us_adopt(us_arena *a, uint64_t offset, uint16_t from)
 {
     if (from == 0 || from > US_PROCESSES) {
-        return us_fail(US_EBADARG, "arena '%s': %u is no owner", a->name, from);
+        return us_fail(US_ENOTOWNER, "arena '%s': %u is no participant", a->name, from);
     }
     if (us_thread_self(a) == NULL) {
         return us_last_code();
@@ -349,7 +386,7 @@ void *us_krealloc(us_arena *a, void *object, uint64_t n, uint32_t gfp, int cpu)
     if (us_thread_self(a) == NULL) {
         return NULL;
     }
-    if (us_object_stat(a, object, &info) != US_OK) {
+    if (make_ours(a, object) != US_OK || us_object_stat(a, object, &info) != US_OK) {
         return NULL;
     }
     if (info.owner != us_me(a) || info.moving) {

@@ -182,7 +182,7 @@ static void a_passed_descriptor_keeps_nobody_alive(void)
     (void)waitpid(child, &status, 0);
     assert(status == 0);
     count = us_arena_processes(arena, people, 4);
-    assert(count == 2 && people[0].alive && !people[1].alive);
+    assert(count == 3 && people[0].alive && !people[1].alive && !people[2].alive);
     for (int i = 0; i < 2; i++) {
         (void)close(begun[i]);
         (void)close(end[i]);

@@ -12,12 +12,14 @@
  *   V8  lists end, and link both ways; chain counts step by one
  *   V9  blocks of pages tile the arena; free pages and index agree with them
  *   V10 a slab belongs to a live cache; an owner is a registered participant
+ *   V11 a shared object has a holder or is on its way; its holders are participants
  */
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "cache/hold.h"
 #include "cache/names.h"
 #include "inspect/picture.h"
 
@@ -67,7 +69,29 @@ static bool participant(const struct us_arena *a, uint16_t tag)
            us_load_relaxed32(&p[owner - 1].state) != US_PROCESS_FREE;
 }
 
-/* V3, V4 and the second half of V10. */
+/* V11, and the second half of V10. */
+static void check_owner(struct findings *f, struct us_arena *a, uint16_t tag,
+                        uint64_t offset, uint32_t plane, uint32_t index)
+{
+    struct us_spot spot = {.holders = us_holders_at(a, plane, offset)};
+    struct us_holders h;
+
+    if (tag != US_TAG_SHARED) {
+        expect(f, tag == 0 || participant(a, tag),
+               "object %u belongs to 0x%x, who is no participant (V10)", index, tag);
+        return;
+    }
+    h = us_holders_read(us_spot_pair(a, &spot));
+    expect(f, !us_holders_none(h),
+           "object %u is shared, but nobody holds it and it is not on its way (V11)",
+           index);
+    for (uint32_t slot = 0; slot < US_PROCESSES; slot++) {
+        expect(f, !(h.processes >> slot & 1) || participant(a, (uint16_t)(slot + 1)),
+               "object %u is held by %u, who is no participant (V11)", index, slot);
+    }
+}
+
+/* V3 and V4. */
 static void check_objects(struct findings *f, const struct us_picture *picture,
                           const struct us_picture_slab *slab)
 {
@@ -95,8 +119,8 @@ static void check_objects(struct findings *f, const struct us_picture *picture,
         expect(f, seen[i] == 0 || tag == 0,
                "object %u is free but belongs to participant %d (V4)", i,
                (tag & US_TAG_OWNER) - 1);
-        expect(f, tag == 0 || participant(s->arena, tag),
-               "object %u belongs to 0x%x, who is no participant (V10)", i, tag);
+        check_owner(f, s->arena, tag, us_object_offset(s, slab->page, i),
+                    s->tag_shift - 3, i);
     }
     expect(f, info->inuse == owned + on_cpu,
            "inuse is %u, but %u objects are owned and %u on the CPU freelist (V3)",
@@ -210,10 +234,14 @@ static bool cache_exists(const struct us_arena *a, const struct us_page *p)
            (uint16_t)us_load_relaxed32(&s->generation) == p->cache_gen;
 }
 
-static void check_block(struct findings *f, const struct us_arena *a, uint32_t page,
+static void check_block(struct findings *f, struct us_arena *a, uint32_t page,
                         enum us_block_state state)
 {
     (void)snprintf(f->where, sizeof(f->where), "page %u", page - a->first_page);
+    if (state == US_BLOCK_LARGE) {
+        check_owner(f, a, us_load_acquire16(us_large_tag(a, page)),
+                    us_page_offset(page), US_TAG_PLANES - 1, 0);
+    }
     expect(f, state != US_BLOCK_SLAB || cache_exists(a, a->pages + page),
            "a slab of cache id %u, which does not exist (V10)",
            us_load_relaxed32(&a->pages[page].cache));

@@ -21,6 +21,7 @@ from uslub._engine import (
     size_bytes,
 )
 from uslub._listing import arenas
+from uslub.channel import Channel
 from uslub.errors import (
     ArenaExists,
     ArenaNotFound,
@@ -30,6 +31,7 @@ from uslub.errors import (
     CacheBusy,
     CacheExists,
     CacheNotFound,
+    ChannelClosed,
     ClosedArena,
     ConstructorFailed,
     CorruptArena,
@@ -43,7 +45,9 @@ from uslub.errors import (
     ObjectInUse,
     OutOfMemory,
     OwnerDead,
+    StaleHandle,
     SystemCallFailed,
+    TimedOut,
     WrongCache,
 )
 from uslub.flags import (
@@ -60,7 +64,7 @@ from uslub.flags import (
     Flags,
 )
 from uslub.handle import Handle
-from uslub.info import ArenaInfo, CacheInfo, Geometry, ProcessInfo
+from uslub.info import ArenaInfo, CacheInfo, Geometry, ProcessInfo, Reaped
 
 __all__ = [
     "SLAB_ACCOUNT",
@@ -85,6 +89,8 @@ __all__ = [
     "CacheExists",
     "CacheInfo",
     "CacheNotFound",
+    "Channel",
+    "ChannelClosed",
     "ClosedArena",
     "ConstructorFailed",
     "CorruptArena",
@@ -103,10 +109,23 @@ __all__ = [
     "OutOfMemory",
     "OwnerDead",
     "ProcessInfo",
+    "Reaped",
+    "SharedArray",
+    "StaleHandle",
     "SystemCallFailed",
+    "TimedOut",
     "WrongCache",
     "__version__",
     "arenas",
     "geometry",
     "size_bytes",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """SharedArray needs NumPy, which is imported when it is first asked for."""
+    if name == "SharedArray":
+        from uslub._shared_array import SharedArray
+
+        return SharedArray
+    raise AttributeError(f"module 'uslub' has no attribute {name!r}")

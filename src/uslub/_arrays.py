@@ -6,13 +6,14 @@ import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from uslub.errors import BadArgument, BadSize
+from uslub.errors import BadArgument, BadSize, CorruptArena
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from uslub._engine import Arena
+    from uslub._engine import Arena, Object
+    from uslub._shared_array import SharedArray
 
 
 def _dimensions(shape: int | Sequence[int]) -> tuple[int, ...]:
@@ -53,4 +54,70 @@ def ndarray(
         nbytes *= size  # a Python int: no overflow, kmalloc() judges it
     # An array without elements still has an address.
     buffer = arena.kmalloc(nbytes or 1, zero=zero, node=node)
-    return np.ndarray(sizes, kind, buffer=buffer, order=order)  # type: ignore[arg-type]
+    from uslub._shared_array import SharedArray
+
+    return SharedArray(sizes, kind, buffer=buffer, order=order)  # type: ignore[arg-type]
+
+
+# -- arrays in a Channel: an Object, and a text that says what its bytes are ---------
+
+
+def describe(value: object) -> tuple[Object, str]:
+    """The Object that an array lies in, and the text from which parse() makes it."""
+    try:
+        import numpy as np
+
+        from uslub._shared_array import owner_of
+    except ModuleNotFoundError:
+        raise _no_message(value) from None
+    obj = owner_of(value) if isinstance(value, np.ndarray) else None
+    if obj is None:
+        raise _no_message(value)
+    assert isinstance(value, np.ndarray)
+    if np.dtype(value.dtype.str) != value.dtype:
+        raise BadArgument(
+            f"an array of dtype {value.dtype} cannot be sent as it is: send"
+            " arena.dumps(array)"
+        )
+    numbers = (value.ctypes.data - obj.address, *value.shape, *value.strides)
+    return obj, f"{value.dtype.str} {value.ndim} " + " ".join(map(str, numbers))
+
+
+def _no_message(value: object) -> TypeError:
+    return TypeError(
+        "a Channel carries Objects and arrays of arena.ndarray(), not"
+        f" {type(value).__name__}: send arena.dumps(value), or copy it into an Object"
+    )
+
+
+Parsed = tuple["np.dtype[Any]", int, tuple[int, ...], tuple[int, ...]]
+
+
+def parse(text: str) -> Parsed:
+    """dtype, offset in the Object, shape and strides (bytes) of a described array."""
+    import numpy as np
+
+    try:
+        kind, ndim, offset, *numbers = text.split(" ")
+        values = tuple(map(int, numbers))
+        dims = int(ndim)
+        dtype = np.dtype(kind)
+        if len(values) != 2 * dims or dtype.hasobject:
+            raise ValueError(text)
+        return dtype, int(offset), values[:dims], values[dims:]
+    except (ValueError, TypeError):
+        raise CorruptArena(
+            f"a channel has the format {text!r}, which describes no array: the arena is"
+            " damaged; recreate it"
+        ) from None
+
+
+def rebuild(obj: Object, parsed: Parsed) -> SharedArray:
+    """The array; NumPy refuses one that does not fit the Object."""
+    from uslub._shared_array import SharedArray
+
+    dtype, offset, shape, strides = parsed
+    try:
+        return SharedArray(shape, dtype, obj, offset, strides)  # type: ignore[arg-type]
+    except (ValueError, TypeError) as error:
+        raise CorruptArena(f"a message does not fit its format: {error}") from None

@@ -13,11 +13,12 @@ from typing import Any, Literal, TypeAlias, final, overload
 
 import numpy as np
 import numpy.typing as npt
-from typing_extensions import Buffer
+from typing_extensions import Buffer, Self
 
+from uslub._shared_array import SharedArray
 from uslub.flags import Flags
 from uslub.handle import Handle
-from uslub.info import ArenaInfo, CacheInfo, Geometry, ProcessInfo
+from uslub.info import ArenaInfo, CacheInfo, Geometry, ProcessInfo, Reaped
 from uslub.snapshot import ArenaSnapshot, CacheSnapshot
 
 Size: TypeAlias = int | str
@@ -30,8 +31,9 @@ class Arena:
     """A heap that several processes map.
 
     Made by `create` or `attach`. A named arena is the file /dev/shm/uslub.NAME, mode
-    0600, until `unlink`; an anonymous one lasts as long as somebody maps it. Picklable
-    if it has a name (the receiver attaches).
+    0600, until `unlink`; an anonymous one lasts as long as somebody maps it. Picklable:
+    who unpickles it attaches (an anonymous one through the sender's descriptor). At
+    most 64 processes take part.
     """
 
     @classmethod
@@ -215,11 +217,11 @@ class Arena:
         zero: bool = False,
         order: Literal["C", "F"] = "C",
         node: int | None = None,
-    ) -> np.ndarray[Any, Any]:
+    ) -> SharedArray:
         """A NumPy array in the arena; contents undefined unless `zero`.
 
         The memory returns when the array and its last view are gone. Its Object is
-        ``array.base``.
+        ``array.base``. It pickles as a handle, like an Object.
 
         Raises:
             BadSize: A negative dimension, or more bytes than an arena can hold.
@@ -227,6 +229,15 @@ class Arena:
             ModuleNotFoundError: NumPy is not installed.
         """
 
+    def reap(self) -> Reaped:
+        """Give back what dead processes held, and what they sent and nobody received.
+
+        Happens by itself when a process attaches, forks, finds the arena full or lets
+        go of something that others hold; handles of the dead that are on their way are
+        then given ten more seconds.
+        """
+
+    def _receive(self, wire: bytes) -> Object: ...
     def adopt(self, handle: Handle) -> Object:
         """Take over an object that another process let go with `obj.move()`.
 
@@ -401,10 +412,24 @@ class Object:
 
     Its memory returns when the last reference is gone: the object's own, or that of
     any view of it (memoryview, ndarray, tensor). `free()` and leaving ``with`` do it
-    earlier and refuse while a view exists. An object inherited over fork belongs to
-    the parent: the child may read and write it, never free it, and drops it silently.
+    earlier and refuse while a view exists. Pickling one makes a handle: whoever
+    unpickles it, in any process, holds the same memory. Then, and after a fork, `free`
+    and dropping it only give up this process's hold; the last one frees.
     """
 
+    @property
+    def shared(self) -> bool:
+        """Was it ever sent or inherited over fork: its holders own it together."""
+
+    @property
+    def holders(self) -> tuple[int, ...]:
+        """Slots of the participants that hold it; see `Arena.processes`."""
+
+    @property
+    def in_flight(self) -> int:
+        """Handles and messages of it that nobody has received yet."""
+
+    def _send(self) -> bytes: ...
     def free(self, *, cpu: int | None = None) -> None:
         """Give the memory back now.
 
@@ -519,3 +544,51 @@ def geometry(
 
 def size_bytes(size: Size) -> int:
     """Read a size as every call here does: 4096, "64KiB", "1.5G"."""
+
+class ChannelBase:
+    """The half of `uslub.Channel` that is C."""
+
+    def __init__(self, arena: Arena, capacity: int) -> None: ...
+    def send(
+        self, obj: Object | np.ndarray[Any, Any], timeout: float | None = None
+    ) -> None:
+        """Share an object with whoever receives it; the sender goes on holding it.
+
+        Args:
+            obj: An Object or array of this channel's arena.
+            timeout: Seconds to wait for room; None: for ever.
+
+        Raises:
+            TimedOut: (a TimeoutError) The channel stayed full.
+            ChannelClosed: (an EOFError) It is closed.
+            ForeignAddress: The object is of another arena.
+        """
+
+    def try_send(self, obj: Object | np.ndarray[Any, Any], /) -> bool:
+        """The same if there is room now; whether there was."""
+
+    def recv(self, timeout: float | None = None) -> Any:
+        """The oldest message: an Object, or an array as it was sent.
+
+        Raises:
+            TimedOut: (a TimeoutError) The channel stayed empty.
+            ChannelClosed: (an EOFError) It is closed, and nothing is left in it.
+        """
+
+    def try_recv(self) -> Any | None:
+        """The same, or None if there is none now."""
+
+    def close(self) -> None:
+        """No more messages; what is in it may still be received. For all processes."""
+
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def capacity(self) -> int: ...
+    @property
+    def arena(self) -> Arena: ...
+    def __len__(self) -> int: ...
+    def _wait(self, timeout: float | None) -> bool: ...
+    def _send_handle(self) -> bytes: ...
+    @classmethod
+    def _open(cls, arena: Arena, wire: bytes) -> Self: ...

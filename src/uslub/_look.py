@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from uslub.info import Reaped
 from uslub.snapshot import (
     ArenaSnapshot,
     CacheSnapshot,
@@ -68,3 +69,7 @@ def arena_stats(arena: Arena) -> dict[str, int]:
         for name, count in cache.stats().items():
             totals[name] = totals.get(name, 0) + count
     return totals
+
+
+def reaped(arena: Arena, numbers: tuple[int, int, int]) -> Reaped:
+    return Reaped(*numbers)

@@ -18,6 +18,7 @@ __all__ = [
     "CacheBusy",
     "CacheExists",
     "CacheNotFound",
+    "ChannelClosed",
     "ClosedArena",
     "ConstructorFailed",
     "CorruptArena",
@@ -31,7 +32,9 @@ __all__ = [
     "ObjectInUse",
     "OutOfMemory",
     "OwnerDead",
+    "StaleHandle",
     "SystemCallFailed",
+    "TimedOut",
     "WrongCache",
 ]
 
@@ -178,3 +181,23 @@ class BadArgument(Error, ValueError):
 
 class SystemCallFailed(Error, OSError):
     """The operating system refused; `errno` says why."""
+
+
+# -- between processes -------------------------------------------------------------
+
+
+class StaleHandle(Error, LookupError):
+    """What the handle means is gone: its object was freed, or its arena deleted.
+
+    Also a handle that was received after its sender let go or died, and one that was
+    never one of this arena. Next: keep the object until the receiver has it, or send
+    it through a Channel, whose messages survive their sender.
+    """
+
+
+class TimedOut(Error, TimeoutError):
+    """A Channel stayed full (or empty) for as long as the caller was ready to wait."""
+
+
+class ChannelClosed(Error, EOFError):
+    """Sending to a closed Channel, or receiving from one that is closed and empty."""

@@ -43,6 +43,15 @@ class ProcessInfo:
 
 
 @dataclass(frozen=True)
+class Reaped:
+    """What `arena.reap()` did."""
+
+    processes: int  #: dead participants whose slots are free again
+    waiting: int  #: dead ones that something keeps from being settled now
+    objects: int  #: freed
+
+
+@dataclass(frozen=True)
 class Geometry:
     """calculate_sizes() and friends: how objects lie in a slab. Sizes are bytes."""
 

@@ -11,7 +11,8 @@ np = pytest.importorskip("numpy")
 
 def test_it_is_an_ordinary_array(arena):
     array = arena.ndarray((3, 4), "f4", zero=True)
-    assert type(array) is np.ndarray
+    assert type(array) is uslub.SharedArray and isinstance(array, np.ndarray)
+    assert type(array + 1) is np.ndarray and type(array.sum()) is np.float32
     assert (array.shape, array.dtype, array.sum()) == ((3, 4), np.float32, 0)
     assert array.flags.writeable and array.flags.c_contiguous and array.flags.aligned
     array[1] = 5

@@ -127,10 +127,20 @@ def test_a_freed_object_has_no_memory_to_show(obj):
     assert obj.cache.name == "thing"
 
 
-def test_it_cannot_be_pickled_or_copied_by_accident(obj):
-    for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
-        with pytest.raises(TypeError, match="move"):
-            attempt(obj)
+def test_a_copy_is_the_same_object_and_a_deep_copy_other_memory(arena, obj):
+    memoryview(obj)[:5] = b"hello"
+    assert copy.copy(obj) is obj
+    for original in (obj, arena.kmalloc(20_000, zero=True)):
+        other = copy.deepcopy(original)
+        assert other.offset != original.offset and bytes(other) == bytes(original)
+        assert other.cache == original.cache and not original.shared
+
+
+def test_a_pickled_object_is_the_same_memory(obj):
+    other = pickle.loads(pickle.dumps(obj))
+    assert other is not obj and other.offset == obj.offset
+    memoryview(other)[:5] = b"again"
+    assert bytes(obj)[:5] == b"again"
 
 
 def test_many_objects_live_side_by_side(cache, in_use):

@@ -5,8 +5,8 @@
  * Caveats first:
  *  - An arena never holds a pointer. Two processes see one object at two addresses;
  *    what they share is its offset (us_offset(), us_pointer()).
- *  - An object belongs to the process that allocated it. Another process frees it only
- *    after us_adopt() has handed it over.
+ *  - An object belongs to the process that allocated it, until us_send() shares it:
+ *    then to every process that holds it, and the last us_free() frees it.
  *  - Every call may be made from any thread of any attached process at any time, except
  *    where a comment says otherwise. After fork() the child is a participant of its
  * own.
@@ -53,6 +53,9 @@ extern "C" {
     X(US_ELIMIT, "table full")                                                         \
     X(US_EOWNERDEAD, "lock held by a dead process")                                    \
     X(US_ECTOR, "constructor failed")                                                  \
+    X(US_ESTALE, "stale handle")                                                       \
+    X(US_ETIMEDOUT, "timed out")                                                       \
+    X(US_EHANGUP, "channel closed")                                                    \
     X(US_ESYSTEM, "system call failed")
 
 typedef enum us_err {
@@ -274,10 +277,13 @@ struct us_object_info {
     uint32_t slab;  /* creation number of the slab in its cache */
     uint32_t index; /* of the object in its slab */
     uint32_t node;
-    uint16_t owner;  /* process slot + 1; 0: free */
-    bool moving;     /* let go by us_move(), not yet adopted */
-    bool large;      /* straight from the page allocator: no cache */
-    us_cache *cache; /* NULL if large */
+    uint16_t owner; /* process slot + 1; 0: free or shared */
+    bool moving;    /* let go by us_move(), not yet adopted */
+    bool shared;    /* held by `holders`, a bit per process slot */
+    uint64_t holders;
+    uint32_t transits; /* handles and messages that nobody has received yet */
+    bool large;        /* straight from the page allocator: no cache */
+    us_cache *cache;   /* NULL if large */
     uint64_t usable;
 };
 /* Any address: US_EFOREIGN if it is not the start of an object slot. */
@@ -294,6 +300,75 @@ US_API us_err us_object_stat(us_arena *arena, const void *object,
 US_API us_err us_move(us_arena *arena, void *object);
 US_API uint16_t us_owner(us_arena *arena);
 US_API us_err us_adopt(us_arena *arena, uint64_t offset, uint16_t from);
+
+/* ---- sharing --------------------------------------------------------------- */
+
+/*
+ * us_send() makes a ticket: plain values that travel by any means and count as one
+ * holder until us_receive() takes them in, in any process that is attached. Sender and
+ * receiver then hold the object, each frees it once per reference, and the last one
+ * frees it for good. A ticket that nobody receives is given back when its sender has
+ * gone. A ticket received again is one reference more, as long as the object lives;
+ * then US_ESTALE, as for any that means nothing here.
+ */
+struct us_ticket {
+    uint64_t offset;
+    uint32_t incarnation; /* which object at that offset */
+    uint32_t record;      /* process slot << 16 | place in its outbox */
+    uint32_t serial;
+};
+US_API us_err us_send(us_arena *arena, void *object, struct us_ticket *ret);
+US_API us_err us_receive(us_arena *arena, const struct us_ticket *ticket, void **ret);
+
+/*
+ * Channels: a bounded queue of objects in the arena, any number of senders and
+ * receivers, first in, first out. A message holds its object; it survives its sender.
+ * A channel is itself an object: us_send() of us_channel_object() makes a ticket for
+ * it.
+ */
+typedef struct us_channel us_channel; /* this process's handle of one channel */
+struct us_message {
+    void *object;
+    uint64_t nbytes; /* as the sender said */
+    uint32_t format; /* of us_channel_format(), 0: none */
+};
+US_API us_err us_channel_create(us_arena *arena, uint32_t capacity, us_channel **ret);
+/* What us_receive() returned for a channel: the reference becomes the handle's. */
+US_API us_err us_channel_open(us_arena *arena, void *object, us_channel **ret);
+/* Drops the reference; the last holder's drop drops the messages, too. */
+US_API us_err us_channel_release(us_channel *channel);
+US_API void *us_channel_object(us_channel *channel);
+US_API uint32_t us_channel_capacity(us_channel *channel);
+US_API uint32_t us_channel_length(us_channel *channel);
+/* No more messages; what is in it may still be received. */
+US_API void us_channel_close(us_channel *channel);
+US_API bool us_channel_closed(us_channel *channel);
+/*
+ * The sender goes on holding the object. Timeouts in nanoseconds; 0: do not wait, -1:
+ * for ever. US_ETIMEDOUT, US_EHANGUP (closed; for receivers: and empty). A signal ends
+ * the wait with US_ETIMEDOUT.
+ */
+US_API us_err us_channel_send(us_channel *channel, const struct us_message *message,
+                              int64_t timeout);
+US_API us_err us_channel_receive(us_channel *channel, struct us_message *ret,
+                                 int64_t timeout);
+/* Waits until there is something to receive, or the channel is closed. */
+US_API us_err us_channel_wait(us_channel *channel, int64_t timeout);
+/* The number of a text of at most 120 bytes, the same in every process; US_ELIMIT after
+ * 64 different ones. */
+US_API us_err us_channel_format(us_channel *channel, const void *text, uint32_t length,
+                                uint32_t *ret);
+/* The text of a number: its length, 0 if there is none. */
+US_API uint32_t us_channel_format_text(us_channel *channel, uint32_t format,
+                                       char ret[120]);
+
+struct us_reaped {
+    uint32_t processes; /* dead participants whose slots are free again */
+    uint32_t waiting;   /* dead ones that something keeps from being settled */
+    uint64_t objects;   /* freed */
+};
+/* Gives back what dead participants held, and what they sent in vain. */
+US_API us_err us_reap(us_arena *arena, struct us_reaped *ret);
 
 /* ---- upkeep ---------------------------------------------------------------- */
 

@@ -1,0 +1,237 @@
+"""Channel: a bounded queue of objects in an arena, between any processes.
+
+    >>> import uslub
+    >>> with uslub.Arena.create(size="16MiB") as arena:
+    ...     ch = uslub.Channel(arena, 4)
+    ...     ch.send(arena.kmalloc(100, zero=True))
+    ...     len(ch), len(ch.recv())
+    (1, 100)
+
+What is sent is not copied: sender and receiver hold the same object, and it is freed
+when the last of them, and of the messages that carry it, is gone. Waiting is a short
+spin, then a futex; nothing in a Channel belongs to a waiting process, so one that is
+killed disturbs nobody. The queue itself is C (libuslub/share/channel.c).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Any
+
+from uslub import _wire
+from uslub._engine import ChannelBase
+from uslub.errors import BadArgument, ChannelClosed, TimedOut
+
+_STEP = 0.05  # seconds; how long a watcher sleeps before it looks if it is needed
+_NAP = 0.001  # seconds; between attempts of asend()
+
+
+class _Watcher:
+    """An event descriptor that is readable while the channel is: eventfd and thread.
+
+    The thread sets the descriptor once and rests until rearm(), which whoever found the
+    channel empty calls.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self.pid = os.getpid()
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._wait = channel._wait
+        self._armed = threading.Event()
+        self._armed.set()
+        self._stopped = False
+        self._thread = threading.Thread(
+            target=self._run, name="uslub-channel", daemon=True
+        )
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stopped:
+            if not self._armed.wait(_STEP):
+                continue
+            try:
+                ready = self._wait(_STEP)
+            except Exception:  # the arena was closed: whoever reads will hear of it
+                ready = True
+            if ready and not self._stopped:
+                self._armed.clear()
+                os.eventfd_write(self.fd, 1)
+
+    def rearm(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.fd)
+        self._armed.set()
+
+    def stop(self) -> None:
+        if self._stopped:
+            return
+        self._stopped = True
+        if self.pid == os.getpid() and self._thread is not threading.current_thread():
+            self._thread.join()
+        os.close(self.fd)
+
+
+class Channel(ChannelBase):
+    """A bounded queue of objects in an arena; many senders, many receivers.
+
+    First in, first out for each sender. A message may be an `Object` of this arena, or
+    an array of `arena.ndarray()` or a view of one; shape and dtype are kept. Picklable:
+    what arrives is the same channel.
+
+    Args:
+        arena: Where it lives; so must what is sent.
+        capacity: Messages that fit; 1 to 16,777,216.
+
+    Raises:
+        BadArgument: A capacity that cannot be.
+        OutOfMemory: No room in the arena.
+        LimitReached: 1024 channels exist.
+    """
+
+    _watcher: _Watcher | None = None
+
+    # send(), try_send(), recv(), close(), closed, capacity: ChannelBase, in C
+
+    def try_recv(self) -> Any | None:
+        """The oldest message, or None if there is none now. ChannelClosed as recv()."""
+        message = super().try_recv()
+        if message is None and self._watcher is not None:
+            self._watcher.rearm()
+        return message
+
+    def send_many(self, objs: Iterable[Any], timeout: float | None = None) -> None:
+        """Send each; `timeout` seconds for all of them together.
+
+        Raises:
+            TimedOut: The channel stayed full; its `sent` says how many went before.
+            ChannelClosed: As for send(), also with `sent`.
+        """
+        end = None if timeout is None else time.monotonic() + timeout
+        sent = 0
+        try:
+            for obj in objs:
+                self.send(
+                    obj, None if end is None else max(0.0, end - time.monotonic())
+                )
+                sent += 1
+        except (TimedOut, ChannelClosed) as error:
+            error.sent = sent  # type: ignore[union-attr]
+            raise
+
+    def recv_many(self, max: int, timeout: float | None = None) -> list[Any]:
+        """At least one message, waiting for it like recv(), and at most `max`."""
+        if max < 1:
+            raise BadArgument(f"max is {max}: expected 1 or more messages")
+        messages = [self.recv(timeout)]
+        while len(messages) < max:
+            try:
+                message = super().try_recv()
+            except ChannelClosed:
+                break
+            if message is None:
+                break
+            messages.append(message)
+        return messages
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        """recv(), until the channel is closed and empty."""
+        try:
+            return self.recv()
+        except ChannelClosed:
+            raise StopIteration from None
+
+    def __enter__(self) -> Channel:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        """close(): for all processes; what is in the channel may still be received."""
+        self.close()
+
+    # -- asyncio, select ----------------------------------------------------------
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when the channel is, or is closed.
+
+        For select, poll and event loops. After waking up call try_recv() until it
+        returns None; that makes the descriptor wait again. Costs a thread that sleeps.
+        """
+        if self._watcher is None or self._watcher.pid != os.getpid():
+            self._watcher = _Watcher(self)
+        return self._watcher.fd
+
+    async def arecv(self) -> Any:
+        """recv() for asyncio; cancelling it loses no message."""
+        loop = asyncio.get_running_loop()
+        fd = self.fileno()
+        while True:
+            message = self.try_recv()
+            if message is not None:
+                return message
+            ready = loop.create_future()
+            waiting = _readers(loop, fd)
+            waiting.append(ready)
+            try:
+                await ready
+            finally:
+                _forget(loop, fd, ready)
+
+    async def asend(self, obj: Any) -> None:
+        """send() for asyncio; tries every millisecond while the channel is full."""
+        while not self.try_send(obj):
+            await asyncio.sleep(_NAP)
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            return await self.arecv()
+        except ChannelClosed:
+            raise StopAsyncIteration from None
+
+    def __reduce__(self) -> Any:
+        return _wire.reduce_channel(self)
+
+    def __repr__(self) -> str:
+        closed = ", closed" if self.closed else ""
+        return f"<uslub.Channel {len(self)} of {self.capacity} messages{closed}>"
+
+    def __del__(self) -> None:
+        if self._watcher is not None:
+            self._watcher.stop()
+
+
+# Several tasks may wait for one channel; an event loop takes one callback a descriptor.
+_waiting: dict[tuple[int, int], list[asyncio.Future[None]]] = {}
+
+
+def _readers(loop: asyncio.AbstractEventLoop, fd: int) -> list[asyncio.Future[None]]:
+    key = (id(loop), fd)
+    if key not in _waiting:
+        _waiting[key] = []
+        loop.add_reader(fd, _wake, key)
+    return _waiting[key]
+
+
+def _wake(key: tuple[int, int]) -> None:
+    for future in _waiting.get(key, ()):
+        if not future.done():
+            future.set_result(None)
+
+
+def _forget(
+    loop: asyncio.AbstractEventLoop, fd: int, future: asyncio.Future[None]
+) -> None:
+    waiting = _waiting[(id(loop), fd)]
+    waiting.remove(future)
+    if not waiting:
+        loop.remove_reader(fd)
+        del _waiting[(id(loop), fd)]
