@@ -183,14 +183,15 @@ static __attribute__((noinline)) us_err free_slow(struct us_cache *s,
                                                   struct us_thread *t, uint32_t cpu,
                                                   uint64_t object)
 {
-    bool shared, last = true;
+    bool shared, last;
     uint32_t page;
     us_err err = us_find_object(s, object, &page, &shared);
 
     if (err == US_OK && shared) {
         err = us_hold_drop(s->arena, t, object, &last);
+        return err == US_OK && last ? us_free_one(s, t, cpu, object) : err;
     }
-    if (err != US_OK || !last) {
+    if (err != US_OK) {
         return err;
     }
     t->cache = s->id;

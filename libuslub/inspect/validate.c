@@ -13,20 +13,22 @@
  *   V9  blocks of pages tile the arena; free pages and index agree with them
  *   V10 a slab belongs to a live cache; an owner is a registered participant
  *   V11 a shared object has a holder or is on its way; its holders are participants
+ *   V12 transits of all objects == messages in channels + handles in outboxes
  */
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "cache/hold.h"
 #include "cache/names.h"
 #include "inspect/picture.h"
+#include "share/share.h"
 
 struct findings {
     void (*report)(const char *, void *);
     void *arg;
     uint64_t count;
+    uint64_t transits;
     char where[300];
 };
 
@@ -82,6 +84,7 @@ static void check_owner(struct findings *f, struct us_arena *a, uint16_t tag,
         return;
     }
     h = us_holders_read(us_spot_pair(a, &spot));
+    f->transits += h.transits;
     expect(f, !us_holders_none(h),
            "object %u is shared, but nobody holds it and it is not on its way (V11)",
            index);
@@ -306,5 +309,9 @@ uint64_t us_validate(us_arena *a, us_cache *cache, void (*report)(const char *, 
     if (us_cache_each(a, check_cache, &f) != US_OK) {
         expect(&f, false, "%s", us_last_error());
     }
+    (void)snprintf(f.where, sizeof(f.where), "arena '%s'", a->name);
+    expect(&f, f.transits == us_places(a),
+           "objects count %llu transits, channels and outboxes name %llu (V12)",
+           (unsigned long long)f.transits, (unsigned long long)us_places(a));
     return f.count;
 }

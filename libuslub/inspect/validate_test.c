@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "cache/cache.h"
+#include "share/share.h"
 
 #define PER_SLAB 64
 
@@ -165,6 +165,38 @@ static void v10_an_owner_is_nobody(void)
     expect_finding("(V10)");
 }
 
+/* A shared object: a ticket of it is on its way. */
+static struct us_pair *share_one(void)
+{
+    uint64_t object;
+    struct us_ticket ticket;
+
+    make_sound_arena();
+    object = us_offset(arena, objects[PER_SLAB + 7]);
+    assert(us_send(arena, us_at(arena, object), &ticket) == US_OK);
+    assert(us_validate(arena, NULL, NULL, NULL) == 0);
+    return us_holders_at(arena, s->tag_shift - 3, object);
+}
+
+static void v11_a_shared_object_has_no_holder(void)
+{
+    struct us_pair *pair = share_one();
+
+    pair->lo = pair->hi = 0;
+    expect_finding("(V11)");
+    share_one()->lo |= 1ULL << 50;
+    expect_finding("(V11)");
+}
+
+static void v12_a_transit_is_forgotten(void)
+{
+    share_one()->hi += 1ULL << US_TRANSITS_SHIFT;
+    expect_finding("(V12)");
+    (void)share_one();
+    us_outbox_record(arena, 0, 0)->lo = 0;
+    expect_finding("(V12)");
+}
+
 int main(void)
 {
     a_sound_arena_has_no_findings();
@@ -179,5 +211,7 @@ int main(void)
     v8_a_list_does_not_link_back();
     v9_the_page_index_is_wrong();
     v10_an_owner_is_nobody();
+    v11_a_shared_object_has_no_holder();
+    v12_a_transit_is_forgotten();
     return 0;
 }

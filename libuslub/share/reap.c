@@ -279,6 +279,14 @@ static bool named_by_the_living(struct us_arena *a, const struct estate *e,
     return false;
 }
 
+#define ANY UINT64_MAX
+
+static bool names(uint64_t lo, uint64_t offset)
+{
+    lo &= US_OFFSET_MASK;
+    return offset == ANY ? lo != 0 : lo == offset;
+}
+
 static uint32_t count_in_channel(struct us_arena *a, uint64_t channel, uint64_t offset)
 {
     uint32_t capacity, count = 0;
@@ -289,7 +297,7 @@ static uint32_t count_in_channel(struct us_arena *a, uint64_t channel, uint64_t 
         uint64_t hi = us_load_acquire64(&block->cells[i].hi);
         uint64_t lo = us_load_acquire64(&block->cells[i].lo);
 
-        count += (hi & US_CELL_FULL) && (lo & US_OFFSET_MASK) == offset;
+        count += (hi & US_CELL_FULL) && names(lo, offset);
     }
     return count;
 }
@@ -310,10 +318,15 @@ static uint32_t count_places(struct us_arena *a, uint64_t offset)
             if (record == NULL) {
                 break;
             }
-            count += us_load_acquire64(&record->lo) == offset;
+            count += names(us_load_acquire64(&record->lo), offset);
         }
     }
     return count;
+}
+
+uint64_t us_places(struct us_arena *a)
+{
+    return count_places(a, ANY);
 }
 
 /*

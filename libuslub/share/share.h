@@ -51,4 +51,7 @@ US_INLINE uint64_t *us_channel_entry(const struct us_arena *a, uint32_t i)
 struct us_channel_block *us_channel_at(struct us_arena *a, uint64_t offset,
                                        uint32_t *capacity);
 
+/* Places that name an object: full cells of channels, records of outboxes. */
+uint64_t us_places(struct us_arena *a);
+
 #endif

@@ -86,7 +86,7 @@ def test_the_same_frames_give_the_same_sums_all_three_ways(folder: Path) -> None
     assert [way["frames"] for way in answer["ways"]] == [30, 30, 30]
     assert answer["frames_compared"] == 30
     assert answer["sums_equal"] and answer["accounted"] and answer["sound"]
-    assert answer["ways"][0]["objects"]["record"] == [30, 30]
+    assert answer["ways"][0]["objects"]["thumb"] == [30, 30]
     assert answer["findings"] == answer["left_behind"] == []
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from multiprocessing.shared_memory import SharedMemory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -42,10 +43,11 @@ class Carrier(ABC):
     def send(self, number: int, reel: Reel) -> None:
         """Make frame `number` and send it off."""
 
-    def thumbnail(self, received: Any) -> Pixels:
-        """What came back for a frame, as an array of our own."""
-        array: Pixels = received
-        return array
+    def answers(self, timeout: float) -> Iterator[tuple[int, int, Pixels]]:
+        """Number, sum and thumbnail of frames that came back within `timeout` s."""
+        for member, (_, number, total, small) in self.crew.collect(timeout):
+            member.outstanding = max(0, member.outstanding - 1)
+            yield number, total, small
 
     def finish(self) -> None:
         """No more frames will come."""
@@ -62,7 +64,7 @@ class Carrier(ABC):
 
 
 class Objects(Carrier):
-    """Objects of the arena: only two handles go through the pipe."""
+    """Objects of the arena, through a Channel to the workers and one back."""
 
     name = "uslub"
 
@@ -70,37 +72,55 @@ class Objects(Carrier):
         super().__init__(arena, plan, crew)
         # A frame fills a slab. As many empty slabs stay as frames can be under way, so
         # that their pages are not given back and faulted in again.
-        self.frames = arena.cache("frame", plan.frame_bytes, min_partial=plan.in_flight)
-        self.records = arena.cache("record", work.RECORD.size)
-        self.thumbs = arena.cache("thumb", plan.thumb_bytes)
+        room = plan.in_flight
+        self.frames = arena.cache(
+            "frame", plan.frame_bytes + work.RECORD.size, min_partial=room
+        )
+        self.to_workers = uslub.Channel(arena, room)
+        self.from_workers = uslub.Channel(arena, room)
         self.sent = 0
         self.returned = 0
+
+    def __enter__(self) -> Carrier:
+        for member in self.crew.members:
+            self.crew.send(member, ("channel", self.to_workers, self.from_workers))
+        return self
 
     def __exit__(self, *details: object) -> None:
         """Nothing: whatever is left in the arena goes with it."""
 
     def send(self, number: int, reel: Reel) -> None:
         plan = self.plan
-        frame, record = self.frames.alloc(), self.records.alloc()
+        frame = self.frames.alloc()
         reel.cut(number, pixels(frame, plan.height, plan.width))
         facts = (number, plan.width, plan.height, *reel.window(number))
-        work.RECORD.pack_into(record, 0, *facts)
-        member = self.idlest()
-        member.outstanding += 1
+        work.RECORD.pack_into(frame, plan.frame_bytes, *facts)
         self.sent += 1
-        self.crew.send(member, ("objects", frame.move(), record.move()))
+        self.to_workers.send(frame)
 
-    def thumbnail(self, received: uslub.Handle) -> Pixels:
-        """The worker's own object, made there, copied and freed here."""
-        self.returned += 1
-        with self.arena.adopt(received) as small:
-            plan = self.plan
-            return pixels(small, plan.thumb_height, plan.thumb_width).copy()
+    def answers(self, timeout: float) -> Iterator[tuple[int, int, Pixels]]:
+        """The worker's own objects, made there, copied and freed here."""
+        plan = self.plan
+        for _ in self.crew.collect(0):
+            raise DemoError("a worker sent a message where an object was expected")
+        try:
+            answers = self.from_workers.recv_many(plan.in_flight, timeout)
+        except uslub.TimedOut:
+            return
+        for answer in answers:
+            number, total = work.ANSWER.unpack_from(answer, plan.thumb_bytes)
+            small = pixels(answer, plan.thumb_height, plan.thumb_width).copy()
+            answer.free()
+            self.returned += 1
+            yield number, total, small
+
+    def finish(self) -> None:
+        self.to_workers.close()
 
     @property
     def counts(self) -> dict[str, tuple[int, int]]:
         made, back = self.sent, self.returned
-        return {"frame": (made, back), "record": (made, back), "thumb": (back, back)}
+        return {"frame": (made, back), "thumb": (back, back)}
 
 
 class Pickles(Carrier):

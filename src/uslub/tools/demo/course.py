@@ -133,9 +133,7 @@ class Course:
 
     def receive(self) -> None:
         """Whatever has come; waits for it if no frame can be sent meanwhile."""
-        for member, (_, number, total, received) in self.crew.collect(0.25):
-            member.outstanding = max(0, member.outstanding - 1)
+        for number, total, small in self.way.answers(0.25):
             self.sums[number] = total
-            small = self.way.thumbnail(received)
             if number % max(1, self.plan.frames // THUMBNAILS) == 0:
                 self.thumbnails.append(small)

@@ -11,6 +11,7 @@ import signal
 import struct
 import traceback
 import zlib
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.queues import Queue
 from multiprocessing.shared_memory import SharedMemory
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 #: What a record says: frame number, width, height, plate, x, y. 64 bytes with padding.
 RECORD = struct.Struct("=QIIIII36x")
+#: What stands behind a thumbnail: frame number, sum.
+ANSWER = struct.Struct("=QQ")
 BAND = 40  # rows
 STEP = 8  # a thumbnail has every eighth pixel of every eighth row
 MASK = (1 << 64) - 1
@@ -98,12 +101,12 @@ class Worker:
 
     def serve(self) -> None:
         """Answer messages until the other end closes."""
-        thumbs = self.arena.cache("thumb", self.plan.thumb_bytes)
+        thumbs = self.arena.cache("thumb", self.plan.thumb_bytes + ANSWER.size)
         self.conn.send(("ready",))
         while True:
             match self.conn.recv():
-                case ("objects", frame, record):
-                    self.objects(frame, record, thumbs)
+                case ("channel", frames, answers):
+                    self.objects(frames, answers, thumbs)
                 case ("segment", number, name):
                     self.segment(number, name)
                 case ("queue",):
@@ -113,20 +116,30 @@ class Worker:
                     return
 
     def objects(
-        self, frame: uslub.Handle, record: uslub.Handle, thumbs: uslub.Cache
+        self, frames: uslub.Channel, answers: uslub.Channel, thumbs: uslub.Cache
     ) -> None:
-        """A frame and its record, both in the arena: adopted, worked on, freed here."""
+        """Frames with their records behind them: worked on in place, freed here."""
         plan = self.plan
-        with self.arena.adopt(record) as facts:
-            number, width, height, *_ = RECORD.unpack(facts)
-        with self.arena.adopt(frame) as memory:
-            array = pixels(memory, height, width)
+        for frame in self.received(frames):
+            number, width, height, *_ = RECORD.unpack_from(frame, plan.frame_bytes)
+            array = pixels(frame, height, width)
             total = self.bench.process(array)
             small = thumbs.alloc()
             target = pixels(small, plan.thumb_height, plan.thumb_width)
             target[...] = thumbnail(array)
-            del array, target
-        self.conn.send(("done", number, total, small.move()))
+            ANSWER.pack_into(small, plan.thumb_bytes, number, total)
+            answers.send(small)
+
+    def received(self, frames: uslub.Channel) -> Iterator[uslub.Object]:
+        """What comes through, until the demo closes the channel, or is gone."""
+        while True:
+            try:
+                yield frames.recv(timeout=0.5)
+            except uslub.TimedOut:
+                if self.conn.poll():
+                    return
+            except uslub.ChannelClosed:
+                return
 
     def segment(self, number: int, name: str) -> None:
         """A frame in a SharedMemory of its own: attached, worked on, unlinked here."""
