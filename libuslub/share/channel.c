@@ -214,13 +214,20 @@ uint32_t us_channel_length(us_channel *ch)
 
 /* ---- waiting ---- */
 
+static long futex_wake(uint32_t *word, int how_many)
+{
+    return syscall(SYS_futex, word, FUTEX_WAKE, how_many, NULL, NULL, 0);
+}
+
 static void wake(uint32_t *word, int how_many)
 {
     uint32_t seen = us_fetch_add_acq_rel32(word, 2) + 2;
 
-    if ((seen & WAITERS) &&
-        syscall(SYS_futex, word, FUTEX_WAKE, how_many, NULL, NULL, 0) == 0) {
-        (void)us_cas_acq_rel32(word, &seen, seen & ~WAITERS); /* nobody sleeps */
+    /* Nobody sleeps: say so, for those who come next; but one may just have gone to
+     * sleep who found the bit set. */
+    if ((seen & WAITERS) && futex_wake(word, how_many) == 0 &&
+        us_cas_acq_rel32(word, &seen, seen & ~WAITERS)) {
+        (void)futex_wake(word, INT32_MAX);
     }
 }
 
