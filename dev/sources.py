@@ -3,7 +3,7 @@
 Meson wants sources named; this names them by the rules of the layout, so that a new
 file needs no entry anywhere. Called by the meson.build files when they configure.
 
-    python3 dev/sources.py {code,tests,benches,package} FOLDER
+    python3 dev/sources.py {code,tests,benches,explorers,package} FOLDER
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 PACKAGE_SUFFIXES = {".py", ".pyi", ".typed", ".tcss", ".json", ".txt"}
-PROGRAMS = ("_test", "_bench", "_fuzz")
+PROGRAMS = ("_test", "_bench", "_fuzz", "_explore")
 
 
 def belongs(kind: str, path: Path) -> bool:
@@ -25,6 +25,8 @@ def belongs(kind: str, path: Path) -> bool:
         return path.stem.endswith("_test")
     if kind == "benches":
         return path.stem.endswith("_bench")
+    if kind == "explorers":
+        return path.stem.endswith("_explore")
     return not path.stem.endswith(PROGRAMS)
 
 

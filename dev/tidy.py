@@ -20,7 +20,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 # A room of libuslub/ includes itself, rooms to its left, and the public header.
-ROOMS = ("base", "arena", "slab", "debug", "cache", "share", "inspect", "api")
+ROOMS = (
+    "base",
+    "arena",
+    "slab",
+    "debug",
+    "cache",
+    "share",
+    "inspect",
+    "explore",
+    "api",
+)
 PUBLIC = "libuslub/include/"
 LAYOUT = "libuslub/arena/layout.h"
 ATOMICS_LIVE_IN = {"libuslub/base/atomic.h", "libuslub/base/cpu.c"}

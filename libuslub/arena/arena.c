@@ -21,7 +21,6 @@
 
 /* Recursive: registering may have to recover somebody, which registers a thread. */
 static pthread_mutex_t registry_mutex = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
-pthread_mutex_t us_reap_mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 static struct us_arena *registry;
 static uint64_t last_id;
@@ -70,8 +69,8 @@ static void before_fork(void)
             a->fork_fd = -1;
         }
     }
-    (void)pthread_mutex_lock(&us_reap_mutex);
     for (struct us_arena *a = registry; a != NULL; a = a->next) {
+        (void)pthread_mutex_lock(&a->reap_lock);
         (void)pthread_mutex_lock(&a->hold_lock);
         (void)pthread_mutex_lock(&a->handles_lock);
     }
@@ -85,6 +84,7 @@ static void after_fork(struct us_arena *a)
     }
     (void)pthread_mutex_unlock(&a->handles_lock);
     (void)pthread_mutex_unlock(&a->hold_lock);
+    (void)pthread_mutex_unlock(&a->reap_lock);
 }
 
 static void after_fork_in_parent(void)
@@ -92,7 +92,6 @@ static void after_fork_in_parent(void)
     for (struct us_arena *a = registry; a != NULL; a = a->next) {
         after_fork(a);
     }
-    (void)pthread_mutex_unlock(&us_reap_mutex);
     us_registry_unlock();
 }
 
@@ -124,7 +123,6 @@ static void after_fork_in_child(void)
         }
         after_fork(a);
     }
-    (void)pthread_mutex_unlock(&us_reap_mutex);
     /* A recursive mutex knows its owner by a number that the child does not have. */
     registry_mutex =
         (pthread_mutex_t)PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP; /* locked no more */
@@ -197,6 +195,24 @@ static void open_view(struct us_arena *a)
     }
 }
 
+/*
+ * A mapping keeps the description alive that it was made through, in children too: the
+ * life lock must be on another one.
+ */
+static us_err fresh_description(struct us_arena *a)
+{
+    char path[64];
+    int fd;
+
+    (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", a->fd);
+    fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd < 0 || dup3(fd, a->fd, O_CLOEXEC) < 0) {
+        return us_fail_errno(US_ESYSTEM, "arena '%s': cannot be opened again", a->name);
+    }
+    (void)close(fd);
+    return US_OK;
+}
+
 us_err us_arena_map(struct us_arena *a)
 {
     void *base = mmap(NULL, a->at.end, PROT_READ | PROT_WRITE, MAP_SHARED, a->fd, 0);
@@ -224,7 +240,7 @@ us_err us_arena_map(struct us_arena *a)
     a->base = base;
     a->self = (struct us_self *)(void *)((char *)self + US_SELF_COLOUR);
     open_view(a);
-    return US_OK;
+    return fresh_description(a);
 }
 
 struct us_arena *us_arena_handle_new(const char *name, int fd)
@@ -239,6 +255,7 @@ struct us_arena *us_arena_handle_new(const char *name, int fd)
     (void)snprintf(a->name, sizeof(a->name), "%s", name == NULL ? "" : name);
     (void)pthread_mutex_init(&a->handles_lock, NULL);
     (void)pthread_mutex_init(&a->hold_lock, NULL);
+    (void)pthread_mutex_init(&a->reap_lock, NULL);
     a->fork_fd = -1;
     a->fd = fd;
     a->passed_fd = -1;
@@ -263,6 +280,7 @@ void us_arena_handle_drop(struct us_arena *a)
     free(a->handles);
     (void)pthread_mutex_destroy(&a->handles_lock);
     (void)pthread_mutex_destroy(&a->hold_lock);
+    (void)pthread_mutex_destroy(&a->reap_lock);
     free(a->extra.entries);
     free(a);
 }

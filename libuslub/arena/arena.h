@@ -68,6 +68,7 @@ struct us_arena {
     uint32_t fork_slot;   /* reserved for the child while fork() is under way ... */
     int fork_fd;          /* ... with its life lock; -1: none */
     uint64_t reaped_ns;   /* when this process last looked for the dead */
+    pthread_mutex_t reap_lock; /* one of its threads at a time reaps */
 };
 
 /* Serialises attach, detach and registration within this process. */
@@ -195,8 +196,6 @@ US_INLINE void us_intent_end(struct us_thread *t)
 
 /* ---- the calls upward: share/reap.c ---- */
 
-/* One thread of this process at a time reaps; fork() waits for it. */
-extern pthread_mutex_t us_reap_mutex;
 /* Every few milliseconds at most: looks if somebody has died. Holds no lock. */
 void us_reap_sometimes(struct us_arena *a);
 /* The same at once, with all that the dead have sent in vain. */

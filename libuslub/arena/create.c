@@ -44,7 +44,7 @@ static us_err make_config(const struct us_arena_config *wish, bool anonymous,
     }
     if (wish->size == 0 || wish->size > (1ULL << US_OFFSET_BITS)) {
         return us_fail(US_EBADSIZE,
-                       "arena of %llu bytes: from 1 byte to 8 TiB are possible",
+                       "arena of %llu bytes: from 1 byte to 2.9 TiB are possible",
                        (unsigned long long)wish->size);
     }
     ret->node_pages = (wish->size + (uint64_t)ret->nodes * US_PAGE_SIZE - 1) /
@@ -190,7 +190,7 @@ static us_err create_locked(const char *name, const char *path,
     }
     a->config = *config;
     if (!us_layout_compute(config, &a->at)) {
-        err = us_fail(US_EBADSIZE, "arena '%s': too large for this layout (8 TiB)",
+        err = us_fail(US_EBADSIZE, "arena '%s': too large for this layout (2.9 TiB)",
                       a->name);
     } else {
         err = fill_file(a);

@@ -20,7 +20,9 @@ static void sleep_on(uint32_t *word, uint32_t seen)
 {
     struct timespec patience = {.tv_nsec = 20 * 1000 * 1000};
 
-    (void)syscall(SYS_futex, word, FUTEX_WAIT, seen, &patience, NULL, 0);
+    if (!US_WAIT_POINT()) {
+        (void)syscall(SYS_futex, word, FUTEX_WAIT, seen, &patience, NULL, 0);
+    }
 }
 
 bool us_trylock(struct us_arena *a, struct us_thread *t, uint32_t *word)

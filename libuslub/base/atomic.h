@@ -22,11 +22,16 @@
 #endif
 #endif
 
+/* The explorer (explore/) may stop, switch or kill at the first; at the second, which
+ * stands for sleeping, it goes on with somebody else. */
 #ifdef US_EXPLORE
-void us_point(const char *file, int line);
-#define US_POINT() us_point(__FILE__, __LINE__)
+void us_point(void);
+bool us_wait_point(void);
+#define US_POINT()      us_point()
+#define US_WAIT_POINT() us_wait_point()
 #else
-#define US_POINT() ((void)0)
+#define US_POINT()      ((void)0)
+#define US_WAIT_POINT() false
 #endif
 
 #define US_DEFINE_ATOMICS(bits, type)                                                  \

@@ -43,22 +43,22 @@ static bool byte_lock(const struct us_arena *a, short type)
     return fcntl(a->fd, F_OFD_SETLK, &lock) == 0;
 }
 
-static bool begin_reaping(const struct us_arena *a)
+static bool begin_reaping(struct us_arena *a)
 {
-    if (pthread_mutex_trylock(&us_reap_mutex) != 0) {
+    if (pthread_mutex_trylock(&a->reap_lock) != 0) {
         return false;
     }
     if (byte_lock(a, F_WRLCK)) {
         return true;
     }
-    (void)pthread_mutex_unlock(&us_reap_mutex);
+    (void)pthread_mutex_unlock(&a->reap_lock);
     return false;
 }
 
-static void end_reaping(const struct us_arena *a)
+static void end_reaping(struct us_arena *a)
 {
     (void)byte_lock(a, F_UNLCK);
-    (void)pthread_mutex_unlock(&us_reap_mutex);
+    (void)pthread_mutex_unlock(&a->reap_lock);
 }
 
 /* ---- every object of an arena ---- */
@@ -272,7 +272,7 @@ static bool named_by_the_living(struct us_arena *a, const struct estate *e,
 
         if (t != e->t && process != 0 && process != e->slot + 1 &&
             intent >> US_OP_SHIFT >= US_OP_SHARE &&
-            (intent & US_OFFSET_MASK) == offset) {
+            (intent & US_OFFSET_MASK) == offset && us_process_alive(a, process - 1)) {
             return true;
         }
     }
@@ -521,7 +521,7 @@ void us_reap_sometimes(struct us_arena *a)
     uint64_t now = boot_ns();
     struct us_reaped reaped = {0};
 
-    if (now - us_load_relaxed64(&a->reaped_ns) < SOMETIMES_NS) {
+    if ((int64_t)(now - us_load_relaxed64(&a->reaped_ns)) < (int64_t)SOMETIMES_NS) {
         return;
     }
     us_store_relaxed64(&a->reaped_ns, now);

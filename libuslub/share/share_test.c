@@ -267,6 +267,47 @@ static void one_process_too_many_is_an_error(void)
     close_arena();
 }
 
+static void a_child_does_not_keep_its_parent_alive(void)
+{
+    char name[64], byte = 0;
+    int ready[2], end[2];
+    struct us_process_info people[4] = {0};
+    us_arena *seen;
+    pid_t maker;
+
+    (void)snprintf(name, sizeof(name), "share-test-%d", (int)getpid());
+    assert(pipe(ready) == 0 && pipe(end) == 0);
+    maker = fork();
+    if (maker == 0) {
+        struct us_arena_config config = {.size = 1 << 20, .cpus = 1, .nodes = 1};
+        us_arena *made;
+
+        (void)close(end[1]);
+        if (us_arena_create(name, &config, &made) != US_OK) {
+            _exit(1);
+        }
+        if (fork() == 0) {
+            (void)!write(ready[1], &byte, 1);
+            (void)!read(end[0], &byte, 1);
+            _exit(0);
+        }
+        _exit(read(end[0], &byte, 1) != 0);
+    }
+    assert(read(ready[0], &byte, 1) == 1);
+    kill_and_wait(maker);
+    assert(us_arena_attach(name, &seen) == US_OK);
+    assert(us_arena_processes(seen, people, 4) >= 2);
+    for (int i = 0; i < 4; i++) {
+        assert(people[i].pid != maker || !people[i].alive);
+    }
+    us_arena_detach(seen);
+    assert(us_arena_unlink(name) == US_OK);
+    (void)close(end[1]);
+    (void)close(end[0]);
+    (void)close(ready[0]);
+    (void)close(ready[1]);
+}
+
 /* ---- deaths between two stores ---- */
 
 /* As us_send() would be in the middle of. */
@@ -541,6 +582,7 @@ int main(void)
         what_the_dead_sent_may_arrive_until_it_is_given_back();
         both_sides_of_a_fork_drop_for_themselves();
         one_process_too_many_is_an_error();
+        a_child_does_not_keep_its_parent_alive();
         deaths_in_the_middle_are_mended();
         a_killed_receiver_disturbs_nobody();
         many_senders_and_receivers();
