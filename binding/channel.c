@@ -327,6 +327,21 @@ static bool message_for(struct channel *self, PyObject *value, struct us_message
     return good;
 }
 
+/* While it waits, no other thread may free the object. */
+static us_err send_waiting(struct channel *self, struct us_message *message,
+                           struct object *object, int64_t timeout)
+{
+    us_err code;
+
+    if (!word_export(&object->word)) {
+        raise_gone(object);
+        return US_ESYSTEM;
+    }
+    code = run(self, step_send, message, timeout);
+    count_add(&object->word, -WORD_EXPORT);
+    return code;
+}
+
 static us_err send_value(struct channel *self, PyObject *value, int64_t timeout)
 {
     struct us_message message;
@@ -340,7 +355,10 @@ static us_err send_value(struct channel *self, PyObject *value, int64_t timeout)
         Py_DECREF(keep);
         return US_ESYSTEM;
     }
-    code = run(self, step_send, &message, timeout);
+    code = run(self, step_send, &message, 0);
+    if (code == US_ETIMEDOUT && timeout != 0) {
+        code = send_waiting(self, &message, (struct object *)keep, timeout);
+    }
     arena_leave(self->arena);
     Py_DECREF(keep);
     if (code != US_OK && code != US_ETIMEDOUT && !PyErr_Occurred()) {
@@ -382,7 +400,7 @@ static PyObject *channel_try_send(PyObject *op, PyObject *value)
 
 /* ---- receiving ---- */
 
-/* What uslub._arrays.parse() makes of a format; borrowed. */
+/* What uslub._arrays.parse() makes of a format; a new reference. */
 static PyObject *format_of(struct channel *self, uint32_t number)
 {
     char text[120];
@@ -391,7 +409,7 @@ static PyObject *format_of(struct channel *self, uint32_t number)
 
     if (number < (size_t)PyList_GET_SIZE(self->formats) &&
         PyList_GET_ITEM(self->formats, number) != Py_None) {
-        return PyList_GET_ITEM(self->formats, number);
+        return Py_NewRef(PyList_GET_ITEM(self->formats, number));
     }
     length = us_channel_format_text(self->engine, number, text);
     string = PyUnicode_DecodeUTF8(text, (Py_ssize_t)length, "replace");
@@ -403,9 +421,9 @@ static PyObject *format_of(struct channel *self, uint32_t number)
             Py_CLEAR(parsed);
         }
     }
-    if (parsed == NULL ||
-        PyList_SetItem(self->formats, (Py_ssize_t)number, parsed) != 0) {
-        return NULL;
+    if (parsed != NULL &&
+        PyList_SetItem(self->formats, (Py_ssize_t)number, Py_NewRef(parsed)) != 0) {
+        Py_CLEAR(parsed);
     }
     return parsed;
 }
@@ -414,7 +432,7 @@ static PyObject *format_of(struct channel *self, uint32_t number)
 static PyObject *deliver(struct channel *self, const struct us_message *m)
 {
     PyObject *object = object_around(self->arena, m->object, (Py_ssize_t)m->nbytes);
-    PyObject *format, *array;
+    PyObject *format = NULL, *array;
 
     if (object == NULL) {
         (void)us_kfree(self->arena->engine, m->object, -1);
@@ -424,10 +442,11 @@ static PyObject *deliver(struct channel *self, const struct us_message *m)
     if (LIKELY(m->format == 0)) {
         return object;
     }
+    BEGIN_CRITICAL(self);
     format = format_of(self, m->format);
-    array = format == NULL
-                ? NULL
-                : call_helper("uslub._arrays", "rebuild", object, Py_NewRef(format));
+    END_CRITICAL;
+    array =
+        format == NULL ? NULL : call_helper("uslub._arrays", "rebuild", object, format);
     Py_DECREF(object);
     return array;
 }

@@ -122,20 +122,17 @@ PyObject *object_reduce(PyObject *op, PyObject *unused)
 PyObject *object_around(struct arena *arena, void *data, Py_ssize_t nbytes)
 {
     struct us_object_info info;
-    struct us_cache_info about;
+    char own_name[US_NAME_MAX + 1];
     struct cache *cache = NULL;
     PyObject *object;
     us_err code = us_object_stat(arena->engine, data, &info);
 
-    if (code == US_OK && info.cache != NULL) {
-        code = us_cache_stat(info.cache, &about);
-    }
     if (code != US_OK) {
         return raise_engine(arena->state, code);
     }
-    if (info.cache != NULL && !(about.flags & US_KMALLOC)) {
+    if (info.cache != NULL && !(us_cache_brief(info.cache, own_name) & US_KMALLOC)) {
         PyObject *name =
-            PyUnicode_DecodeUTF8(about.name, (Py_ssize_t)strlen(about.name), "replace");
+            PyUnicode_DecodeUTF8(own_name, (Py_ssize_t)strlen(own_name), "replace");
 
         if (name == NULL) {
             return NULL;

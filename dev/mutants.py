@@ -117,9 +117,15 @@ MUTANTS = (
     Mutant(
         "nobody helps a sender that stopped before the tail",
         CHANNEL,
-        "/* Full already: its sender has not come to say so. */\n"
+        "/* Full already, or received again: its sender has not come to say so. */\n"
         "            (void)us_cas_acq_rel64(&ch->block->tail, &tail, tail + 1);",
         "return US_ETIMEDOUT;",
+    ),
+    Mutant(
+        "nobody helps a sender whose message was received before the tail moved",
+        CHANNEL,
+        "look.was.hi == TURN(tail + ch->capacity)) {",
+        "false) {",
     ),
     Mutant(
         "nobody helps a receiver that stopped before the head",

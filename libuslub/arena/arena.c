@@ -57,13 +57,23 @@ struct us_arena *us_registry_find(uint64_t id)
  * gets a slot whose lock belongs to a description that only the child keeps. Without a
  * free slot the child is nobody here, and what it inherited is not its own.
  */
+static us_err reserve(struct us_arena *a)
+{
+    us_err err = us_process_reserve(a, &a->fork_slot, &a->fork_fd);
+
+    if (err == US_ELIMIT) { /* perhaps the dead have all of them */
+        us_reap_now(a);
+        err = us_process_reserve(a, &a->fork_slot, &a->fork_fd);
+    }
+    return err;
+}
+
 static void before_fork(void)
 {
     us_registry_lock();
     for (struct us_arena *a = registry; a != NULL; a = a->next) {
         a->fork_fd = -1;
-        if (us_self_id(a->self) != 0 &&
-            us_process_reserve(a, &a->fork_slot, &a->fork_fd) == US_OK &&
+        if (us_self_id(a->self) != 0 && reserve(a) == US_OK &&
             us_share_all(a, a->fork_slot) != US_OK) {
             (void)close(a->fork_fd); /* whoever meets the slot finds it dead */
             a->fork_fd = -1;
@@ -106,6 +116,8 @@ static void after_fork_in_child(void)
 
         memset(a->self, 0, sizeof(*a->self)); /* the kernel has, an emulator may not */
         if (!heir) {
+            free(a->extra.entries);
+            a->extra = (struct us_refs){0};
             (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", a->fd);
             fd = open(path, O_RDWR | O_CLOEXEC);
         }

@@ -150,6 +150,9 @@ US_INLINE struct us_page *us_page_at(const struct us_arena *a, uint64_t page)
 us_err us_process_register(struct us_arena *a);
 /* Takes a slot for somebody else, alive as long as a copy of *fd is open. */
 us_err us_process_reserve(struct us_arena *a, uint32_t *slot, int *fd);
+/* The slot of somebody who is dead, locked by us until us_process_release(). */
+bool us_process_claim(struct us_arena *a, uint32_t slot);
+void us_process_release(struct us_arena *a, uint32_t slot, bool settled);
 /* This process is who `slot` was reserved for. */
 void us_process_become(struct us_arena *a, uint32_t slot);
 void us_process_unregister(struct us_arena *a);
@@ -198,7 +201,9 @@ US_INLINE void us_intent_end(struct us_thread *t)
 
 /* Every few milliseconds at most: looks if somebody has died. Holds no lock. */
 void us_reap_sometimes(struct us_arena *a);
-/* The same at once, with all that the dead have sent in vain. */
+/* The same at once. */
+void us_reap_soon(struct us_arena *a);
+/* The same with all that the dead have sent in vain. */
 void us_reap_now(struct us_arena *a);
 
 /*
@@ -214,7 +219,7 @@ us_err us_share_all(struct us_arena *a, uint32_t slot);
 
 us_err us_lock(struct us_arena *a, struct us_thread *t, uint32_t *word);
 bool us_trylock(struct us_arena *a, struct us_thread *t, uint32_t *word);
-void us_unlock(uint32_t *word);
+void us_unlock(struct us_thread *t, uint32_t *word);
 
 /* ---- pages.c: runs of 2^order pages ---- */
 

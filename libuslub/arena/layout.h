@@ -127,7 +127,9 @@ struct us_thread {
     uint32_t cpu;      /* CPU slot concerned */
     uint32_t slab[4];  /* slabs concerned, by first page */
     uint64_t token[5]; /* room for a robust mutex held for life */
-    uint64_t pad[6];
+    uint32_t locks;    /* how many it holds, or is about to take */
+    uint32_t pad32;
+    uint64_t pad[5];
 };
 
 enum us_block_state {

@@ -25,11 +25,24 @@ static void sleep_on(uint32_t *word, uint32_t seen)
     }
 }
 
+/* Counted before it is taken and after it was given up: a thread that died with a count
+ * of 0 held no lock. */
+static void count_lock(struct us_thread *t, uint32_t change)
+{
+    us_store_release32(&t->locks, us_load_relaxed32(&t->locks) + change);
+    us_compiler_barrier();
+}
+
 bool us_trylock(struct us_arena *a, struct us_thread *t, uint32_t *word)
 {
     uint32_t seen = 0;
 
-    return us_cas_acq_rel32(word, &seen, us_thread_slot(a, t) + 1);
+    count_lock(t, 1);
+    if (us_cas_acq_rel32(word, &seen, us_thread_slot(a, t) + 1)) {
+        return true;
+    }
+    count_lock(t, (uint32_t)-1);
+    return false;
 }
 
 /* US_OK while the holder may still let go. */
@@ -46,7 +59,7 @@ static us_err check_holder(struct us_arena *a, uint32_t seen)
             a->name, slot);
     }
     process = us_load_acquire32(&us_thread_at(a, slot)->state);
-    if (process == 0 || process > US_PROCESSES || us_process_alive(a, process - 1)) {
+    if (process != 0 && process <= US_PROCESSES && us_process_alive(a, process - 1)) {
         return US_OK;
     }
     return us_fail(
@@ -56,7 +69,7 @@ static us_err check_holder(struct us_arena *a, uint32_t seen)
         a->name, process - 1);
 }
 
-us_err us_lock(struct us_arena *a, struct us_thread *t, uint32_t *word)
+static us_err lock(struct us_arena *a, struct us_thread *t, uint32_t *word)
 {
     uint32_t me = us_thread_slot(a, t) + 1;
     uint32_t seen = 0;
@@ -93,9 +106,22 @@ us_err us_lock(struct us_arena *a, struct us_thread *t, uint32_t *word)
     }
 }
 
-void us_unlock(uint32_t *word)
+us_err us_lock(struct us_arena *a, struct us_thread *t, uint32_t *word)
+{
+    us_err err;
+
+    count_lock(t, 1);
+    err = lock(a, t, word);
+    if (err != US_OK) {
+        count_lock(t, (uint32_t)-1);
+    }
+    return err;
+}
+
+void us_unlock(struct us_thread *t, uint32_t *word)
 {
     if (us_exchange_acq_rel32(word, 0) & WAITERS) {
         (void)syscall(SYS_futex, word, FUTEX_WAKE, 1, NULL, NULL, 0);
     }
+    count_lock(t, (uint32_t)-1);
 }

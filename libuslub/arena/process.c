@@ -218,6 +218,30 @@ us_err us_process_reserve(struct us_arena *a, uint32_t *slot, int *fd)
     return us_fail(US_ELIMIT, "arena '%s': no participant slot for a child", a->name);
 }
 
+/* Nobody else can take the slot, or settle it, meanwhile. */
+bool us_process_claim(struct us_arena *a, uint32_t slot)
+{
+    struct us_process *p = us_process_at(a, slot);
+
+    if (us_load_acquire32(&p->state) == US_PROCESS_FREE || slot + 1 == us_me(a) ||
+        slot_lock(a->fd, slot, F_OFD_SETLK, F_WRLCK, NULL) != 0) {
+        return false;
+    }
+    if (us_load_acquire32(&p->state) != US_PROCESS_FREE) {
+        return true;
+    }
+    (void)slot_lock(a->fd, slot, F_OFD_SETLK, F_UNLCK, NULL);
+    return false;
+}
+
+void us_process_release(struct us_arena *a, uint32_t slot, bool settled)
+{
+    if (settled) {
+        us_store_release32(&us_process_at(a, slot)->state, US_PROCESS_FREE);
+    }
+    (void)slot_lock(a->fd, slot, F_OFD_SETLK, F_UNLCK, NULL);
+}
+
 void us_process_become(struct us_arena *a, uint32_t slot)
 {
     enter(a, slot);
@@ -283,6 +307,7 @@ static struct us_thread *claim_slot(struct us_arena *a)
         }
         us_store_relaxed32(&t->tid, (uint32_t)syscall(SYS_gettid));
         us_store_release64(&t->intent, 0);
+        us_store_relaxed32(&t->locks, 0);
         high = us_load_relaxed32(&a->header->thread_high);
         while (high <= slot &&
                !us_cas_acq_rel32(&a->header->thread_high, &high, slot + 1)) {

@@ -170,7 +170,7 @@ static us_err from_pages(struct us_request *r, uint32_t gfp, uint32_t *page,
 {
     us_err err, late;
 
-    us_unlock(&r->c->lock);
+    us_unlock(r->t, &r->c->lock);
     r->locked = false;
     us_fetch_add_acq_rel32(&r->s->shared->making, 1);
     err = us_cache_settled(r->s, r->t);
@@ -271,7 +271,7 @@ static US_COLD us_err alloc_slow(struct us_request *r, uint64_t *ret)
 out:
     us_intent_end(r->t);
     if (r->locked) {
-        us_unlock(&r->c->lock);
+        us_unlock(r->t, &r->c->lock);
     }
     return err;
 }

@@ -231,14 +231,25 @@ static us_err drop_shared(struct us_cache *s, struct us_thread *t, void **object
 
     for (size_t i = 0; i < *n; i++) {
         uint64_t object = us_offset(s->arena, objects[i]);
+        uint16_t *tag = us_tag(s, object), seen = us_load_acquire16(tag);
+        us_err failed = US_OK;
         bool last = true;
 
-        if (us_load_acquire16(us_tag(s, object)) == US_TAG_SHARED) {
-            us_err failed = us_hold_drop(s->arena, t, object, &last);
-
+        if (seen == US_TAG_SHARED) {
+            failed = us_hold_drop(s->arena, t, object, &last);
+            if (last) { /* told from those that were ours before, and from twice */
+                us_store_release16(tag,
+                                   us_me(s->arena) | US_TAG_FREEING | US_TAG_MOVING);
+            }
             us_intent_end(t);
-            err = failed != US_OK ? failed : err;
+        } else if (seen & US_TAG_MOVING) {
+            last = false;
+            failed = us_fail(US_EDOUBLEFREE,
+                             "arena '%s', cache id %u: the object at offset 0x%llx was "
+                             "dropped for the last time earlier in this call",
+                             s->arena->name, s->id, (unsigned long long)object);
         }
+        err = failed != US_OK ? failed : err;
         if (last) {
             objects[kept++] = objects[i];
         }

@@ -122,7 +122,7 @@ static us_err give_back(struct us_cache *s, struct us_thread *t,
         us_stat_add(c, US_STAT_CMPXCHG_DOUBLE_FAIL, 1);
     }
     if (locked) {
-        us_unlock(&n->list_lock);
+        us_unlock(t, &n->list_lock);
     }
     return err;
 }
@@ -236,7 +236,7 @@ us_err us_put_partials(struct us_cache *s, struct us_thread *t,
         t->slab[1] = chain;
         if (its != n) {
             if (n != NULL) {
-                us_unlock(&n->list_lock);
+                us_unlock(t, &n->list_lock);
             }
             n = NULL;
             if ((err = us_lock(s->arena, t, &its->list_lock)) != US_OK) {
@@ -253,7 +253,7 @@ us_err us_put_partials(struct us_cache *s, struct us_thread *t,
         us_stat_add(c, US_STAT_FREE_ADD_PARTIAL, 1);
     }
     if (n != NULL) {
-        us_unlock(&n->list_lock);
+        us_unlock(t, &n->list_lock);
     }
     while (discards != 0) {
         uint32_t page = discards;
@@ -312,7 +312,7 @@ static us_err with_slot(struct us_cache *s, struct us_thread *t, uint32_t cpu,
         err = second(s, t, c);
     }
     us_intent_end(t);
-    us_unlock(&c->lock);
+    us_unlock(t, &c->lock);
     return err;
 }
 

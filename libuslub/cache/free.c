@@ -55,7 +55,7 @@ us_err us_find_object(struct us_cache *s, uint64_t object, uint32_t *page, bool 
     tag = us_load_acquire16(us_tag(s, object));
     *shared = tag == US_TAG_SHARED;
     if (*shared) {
-        return US_OK;
+        return us_hold_check(s->arena, s->tag_shift - 3, object);
     }
     if (tag == 0 || tag == (us_me(a) | US_TAG_FREEING)) {
         return us_fail(
@@ -92,7 +92,7 @@ static us_err put_on_chain(struct us_cache *s, struct us_thread *t, uint32_t cpu
         return err;
     }
     err = us_put_cpu_partial_locked(s, c, page, true, &drained);
-    us_unlock(&c->lock);
+    us_unlock(t, &c->lock);
     if (drained != 0) {
         err = us_put_partials(s, t, c, drained);
         us_stat_add(c, US_STAT_CPU_PARTIAL_DRAIN, 1);
@@ -159,7 +159,7 @@ us_err us_slab_free(struct us_cache *s, struct us_thread *t, uint32_t cpu,
             if (locked) {
                 err =
                     settle(s, n, c, page, was.freelist == 0, word.inuse == 0, &discard);
-                us_unlock(&n->list_lock);
+                us_unlock(t, &n->list_lock);
             } else if (was.frozen) {
                 us_stat_add(c, US_STAT_FREE_FROZEN, 1);
             } else if (word.frozen) {
@@ -169,7 +169,7 @@ us_err us_slab_free(struct us_cache *s, struct us_thread *t, uint32_t cpu,
         }
         us_stat_add(c, US_STAT_CMPXCHG_DOUBLE_FAIL, 1);
         if (locked) {
-            us_unlock(&n->list_lock);
+            us_unlock(t, &n->list_lock);
         }
     }
     if (discard && err == US_OK) {

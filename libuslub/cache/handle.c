@@ -153,7 +153,7 @@ us_err us_cache_settled(struct us_cache *s, struct us_thread *t)
     if (US_UNLIKELY(in_state(s, US_CACHE_DYING))) {
         err = us_lock(s->arena, t, &s->arena->header->cache_lock);
         if (err == US_OK) {
-            us_unlock(&s->arena->header->cache_lock);
+            us_unlock(t, &s->arena->header->cache_lock);
         }
     }
     return err == US_OK ? us_cache_alive(s) : err;

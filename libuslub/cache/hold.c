@@ -78,23 +78,19 @@ static us_err grow(struct us_refs *refs)
     return US_OK;
 }
 
-static us_err refs_add(struct us_arena *a, uint64_t offset)
+us_err us_hold_prepare(struct us_arena *a)
+{
+    return a->extra.used >= a->extra.room / 2 ? grow(&a->extra) : US_OK;
+}
+
+static void refs_add(struct us_arena *a, uint64_t offset)
 {
     struct us_refs *refs = &a->extra;
-    size_t i;
+    size_t i = place_of(refs, offset);
 
-    if (refs->used >= refs->room / 2) {
-        us_err err = grow(refs);
-
-        if (err != US_OK) {
-            return err;
-        }
-    }
-    i = place_of(refs, offset);
     refs->used += refs->entries[i].offset == 0;
     refs->entries[i].offset = offset;
     refs->entries[i].count++;
-    return US_OK;
 }
 
 /* Takes the entry out and closes the gap. */
@@ -164,6 +160,16 @@ static us_err not_held(const struct us_arena *a, const struct us_spot *spot,
                    tag & US_TAG_MOVING ? " and is on the move" : "", us_me(a) - 1);
 }
 
+us_err us_hold_check(struct us_arena *a, uint32_t plane, uint64_t object)
+{
+    struct us_spot spot = {.offset = object,
+                           .holders = us_holders_at(a, plane, object)};
+
+    return us_spot_pair(a, &spot).lo & us_holder_bit(a)
+               ? US_OK
+               : not_held(a, &spot, US_TAG_SHARED);
+}
+
 /* ---- one pair ---- */
 
 us_err us_hold_share(struct us_arena *a, struct us_spot *spot)
@@ -220,13 +226,12 @@ us_err us_hold_send(struct us_arena *a, struct us_spot *spot, bool channel,
 }
 
 /* Adds our bit, or counts one more reference under it. */
-static us_err join(struct us_arena *a, struct us_spot *spot, struct us_holders *h)
+static void join(struct us_arena *a, struct us_spot *spot, struct us_holders *h)
 {
     if (h->processes & us_holder_bit(a)) {
-        return refs_add(a, spot->offset);
+        refs_add(a, spot->offset);
     }
     h->processes |= us_holder_bit(a);
-    return US_OK;
 }
 
 us_err us_hold_take(struct us_arena *a, struct us_spot *spot)
@@ -234,7 +239,6 @@ us_err us_hold_take(struct us_arena *a, struct us_spot *spot)
     for (;;) {
         struct us_pair old = us_spot_pair(a, spot);
         struct us_holders h = us_holders_read(old), was = h;
-        us_err err;
 
         if (us_load_acquire16(spot->tag) != US_TAG_SHARED || h.transits == 0) {
             return us_fail(US_ECORRUPT,
@@ -243,10 +247,7 @@ us_err us_hold_take(struct us_arena *a, struct us_spot *spot)
                            "recreate it",
                            a->name, (unsigned long long)spot->offset);
         }
-        err = join(a, spot, &h);
-        if (err != US_OK) {
-            return err;
-        }
+        join(a, spot, &h);
         h.transits--;
         if (us_cas_pair(spot->holders, old, us_holders_next(h))) {
             return US_OK;
@@ -262,7 +263,6 @@ us_err us_hold_join(struct us_arena *a, struct us_spot *spot, uint32_t incarnati
     for (;;) {
         struct us_pair old = us_spot_pair(a, spot);
         struct us_holders h = us_holders_read(old), was = h;
-        us_err err;
 
         if (us_load_acquire16(spot->tag) != US_TAG_SHARED || us_holders_none(h) ||
             us_spot_incarnation(spot, h) != incarnation) {
@@ -272,9 +272,9 @@ us_err us_hold_join(struct us_arena *a, struct us_spot *spot, uint32_t incarnati
                            "died before the handle was received",
                            a->name, (unsigned long long)spot->offset);
         }
-        err = join(a, spot, &h);
-        if (err != US_OK || us_cas_pair(spot->holders, old, us_holders_next(h))) {
-            return err;
+        join(a, spot, &h);
+        if (us_cas_pair(spot->holders, old, us_holders_next(h))) {
+            return US_OK;
         }
         if (was.processes & us_holder_bit(a)) {
             (void)refs_take(a, spot->offset);
@@ -335,14 +335,11 @@ us_err us_hold_drop(struct us_arena *a, struct us_thread *t, uint64_t object,
     return err;
 }
 
-us_err us_hold_unshare(struct us_arena *a, struct us_thread *t, struct us_spot *spot)
+static us_err try_unshare(struct us_arena *a, struct us_thread *t, struct us_spot *spot)
 {
     us_err err = US_OK;
     bool last = false;
 
-    if (us_load_acquire16(spot->tag) != US_TAG_SHARED) {
-        return US_OK;
-    }
     (void)pthread_mutex_lock(&a->hold_lock);
     for (;;) {
         struct us_pair old = us_spot_pair(a, spot);
@@ -370,5 +367,20 @@ us_err us_hold_unshare(struct us_arena *a, struct us_thread *t, struct us_spot *
     }
     us_intent_end(t);
     (void)pthread_mutex_unlock(&a->hold_lock);
+    return err;
+}
+
+us_err us_hold_unshare(struct us_arena *a, struct us_thread *t, struct us_spot *spot)
+{
+    us_err err;
+
+    if (us_load_acquire16(spot->tag) != US_TAG_SHARED) {
+        return US_OK;
+    }
+    err = try_unshare(a, t, spot);
+    if (err == US_ENOTOWNER) { /* those who hold it, too, may be dead */
+        us_reap_soon(a);
+        err = try_unshare(a, t, spot);
+    }
     return err;
 }

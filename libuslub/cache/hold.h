@@ -90,9 +90,15 @@ US_INLINE struct us_pair us_spot_pair(const struct us_arena *a,
 {
     struct us_pair raw = {0};
 
-    if (us_committed(a, (uint64_t)((char *)spot->holders - a->base))) {
+    if (!us_committed(a, (uint64_t)((char *)spot->holders - a->base))) {
+        return raw;
+    }
+    for (int tries = 0; tries < 100; tries++) { /* a swap later finds out anyway */
         raw.hi = us_load_acquire64(&spot->holders->hi);
         raw.lo = us_load_acquire64(&spot->holders->lo);
+        if (us_load_acquire64(&spot->holders->hi) == raw.hi) {
+            break;
+        }
     }
     return raw;
 }
@@ -115,6 +121,8 @@ us_err us_hold_share(struct us_arena *a, struct us_spot *spot);
 /* One transit more; `channel`: and it is a channel. We hold it. */
 us_err us_hold_send(struct us_arena *a, struct us_spot *spot, bool channel,
                     struct us_holders *ret);
+/* Room for one reference more, before anything is taken for it. */
+us_err us_hold_prepare(struct us_arena *a);
 /* One transit less, and we hold it (one reference more). */
 us_err us_hold_take(struct us_arena *a, struct us_spot *spot);
 /* One reference more to what is held by somebody; US_ESTALE if it is another object. */
@@ -125,6 +133,8 @@ us_err us_hold_remove(struct us_arena *a, struct us_spot *spot, uint64_t bits,
 
 /* ---- the same with lock and intent ---- */
 
+/* Do we hold the shared object? */
+us_err us_hold_check(struct us_arena *a, uint32_t plane, uint64_t object);
 /* One reference less; *last as above. */
 us_err us_hold_drop(struct us_arena *a, struct us_thread *t, uint64_t object,
                     bool *last);

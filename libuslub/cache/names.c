@@ -257,5 +257,19 @@ us_err us_lock_caches(struct us_arena *a, struct us_thread **t)
 void us_unlock_caches(struct us_arena *a, struct us_thread *t)
 {
     us_intent_end(t);
-    us_unlock(&a->header->cache_lock);
+    us_unlock(t, &a->header->cache_lock);
+}
+
+uint32_t us_cache_brief(us_cache *s, char name[US_NAME_MAX + 1])
+{
+    const struct us_arena *a = s->arena;
+    uint32_t entry = us_load_relaxed32(&s->shared->name);
+
+    name[0] = '\0';
+    if (entry <= us_load_relaxed32(&a->header->name_high) &&
+        entry < a->config.caches_max * 2) {
+        memcpy(name, us_name_at(a, entry)->name, US_NAME_MAX);
+        name[US_NAME_MAX] = '\0';
+    }
+    return s->flags;
 }

@@ -176,7 +176,7 @@ static us_err get_partial_node(struct us_request *r, uint32_t node, uint32_t *pa
     err = us_lock(r->s->arena, r->t, &n->list_lock);
     if (err == US_OK) {
         err = get_partial_locked(r, n, page, freelist);
-        us_unlock(&n->list_lock);
+        us_unlock(r->t, &n->list_lock);
     }
     return err;
 }
@@ -299,7 +299,7 @@ us_err us_shrink_node(struct us_cache *s, struct us_thread *t, uint32_t node, bo
             reversed = next;
         }
     }
-    us_unlock(&n->list_lock);
+    us_unlock(t, &n->list_lock);
     while (discards != 0 && err == US_OK) {
         uint32_t page = discards;
 

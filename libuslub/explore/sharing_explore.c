@@ -70,18 +70,26 @@ static void does_drop(struct actor *self)
     }
 }
 
+static bool called_damaged;
+
+/* A sound channel is never called damaged. */
+static void watch(us_err err)
+{
+    called_damaged = called_damaged || err == US_ECORRUPT;
+}
+
 static void sends_through_channel(struct actor *self)
 {
     struct us_message m = {.object = thing(self, 0), .nbytes = 64};
 
-    (void)us_channel_send(channels[number_of(self)], &m, 0);
+    watch(us_channel_send(channels[number_of(self)], &m, 0));
 }
 
 static void sends_another_through_channel(struct actor *self)
 {
     struct us_message m = {.object = thing(self, 1), .nbytes = 64};
 
-    (void)us_channel_send(channels[number_of(self)], &m, 0);
+    watch(us_channel_send(channels[number_of(self)], &m, 0));
 }
 
 static void receives_from_channel(struct actor *self)
@@ -212,6 +220,23 @@ static void two_messages_wait(void)
     as(1, sends_another_through_channel);
 }
 
+/* C has the second object, and the channel has room for one more. */
+static void c_holds_the_other(void)
+{
+    struct us_ticket ticket;
+    void *object;
+    us_err err;
+
+    us_tls = actors[0].tls;
+    err = us_send(actors[0].arena, thing(&actors[0], 1), &ticket);
+    us_tls = actors[2].tls;
+    assert(err == US_OK);
+    err = us_receive(actors[2].arena, &ticket, &object);
+    assert(err == US_OK);
+    us_tls.id = US_TLS_NOBODY;
+    held[2][1] = 1;
+}
+
 static void a_dead_one_held_it(void)
 {
     both_hold();
@@ -227,54 +252,76 @@ struct scenario {
     const char *name;
     void (*setup)(void);
     void (*work[2])(struct actor *);
-    bool first_is_dead; /* A is dead from the start: who reaps? */
+    bool first_is_dead;            /* A is dead from the start: who reaps? */
+    void (*third)(struct actor *); /* what C does, in between */
 };
 
 static const struct scenario scenarios[] = {
-    {"send-send", both_hold, {does_send, does_send}, false},
-    {"send-drop", both_hold, {does_send, does_drop}, false},
-    {"drop-drop", both_hold, {does_drop, does_drop}, false},
-    {"receive-receive", only_a_ticket_is_left, {does_receive, does_receive}, false},
-    {"drop-receive", a_ticket_travels, {does_drop, does_receive}, false},
+    {"send-send", both_hold, {does_send, does_send}, false, NULL},
+    {"send-drop", both_hold, {does_send, does_drop}, false, NULL},
+    {"drop-drop", both_hold, {does_drop, does_drop}, false, NULL},
+    {"receive-receive",
+     only_a_ticket_is_left,
+     {does_receive, does_receive},
+     false,
+     NULL},
+    {"drop-receive", a_ticket_travels, {does_drop, does_receive}, false, NULL},
     {"channel-send-receive",
      nothing,
      {sends_through_channel, receives_from_channel},
-     false},
+     false,
+     NULL},
     {"channel-send-send",
      both_hold,
      {sends_through_channel, sends_another_through_channel},
-     false},
+     false,
+     NULL},
     {"channel-receive-receive",
      a_message_waits,
      {receives_from_channel, receives_from_channel},
-     false},
+     false,
+     NULL},
     {"channel-receive-two",
      two_messages_wait,
      {receives_from_channel, receives_twice_from_channel},
-     false},
+     false,
+     NULL},
     {"channel-receive-drop",
      two_messages_wait,
      {receives_from_channel, does_drop},
-     false},
+     false,
+     NULL},
     {"channel-full",
      two_messages_wait,
      {receives_from_channel, sends_through_channel},
-     false},
+     false,
+     NULL},
     {"channel-release-receive",
      a_message_waits,
      {releases_channel, receives_from_channel},
-     false},
+     false,
+     NULL},
     {"channel-release-release",
      two_messages_wait,
      {releases_channel, releases_channel},
-     false},
-    {"fork-drop", both_hold, {does_fork, does_drop}, false},
-    {"fork-receive", only_a_ticket_is_left, {does_fork, does_receive}, false},
-    {"move-adopt", nothing, {does_move, does_adopt}, false},
-    {"reap-receive", a_dead_one_held_it, {does_reap, does_receive}, true},
-    {"reap-drop", a_dead_one_held_it, {does_reap, does_drop}, true},
-    {"reap-reap", a_dead_one_held_it, {does_reap, does_reap}, true},
-    {"reap-channel", a_dead_one_held_it, {does_reap, receives_from_channel}, true},
+     false,
+     NULL},
+    {"fork-drop", both_hold, {does_fork, does_drop}, false, NULL},
+    {"fork-receive", only_a_ticket_is_left, {does_fork, does_receive}, false, NULL},
+    {"move-adopt", nothing, {does_move, does_adopt}, false, NULL},
+    {"channel-three",
+     c_holds_the_other,
+     {sends_through_channel, receives_from_channel},
+     false,
+     sends_another_through_channel},
+    {"reap-receive", a_dead_one_held_it, {does_reap, does_receive}, true, NULL},
+    {"reap-drop", a_dead_one_held_it, {does_reap, does_drop}, true, NULL},
+    {"reap-reap", a_dead_one_held_it, {does_reap, does_reap}, true, NULL},
+    {"reap-channel",
+     a_dead_one_held_it,
+     {does_reap, receives_from_channel},
+     true,
+     NULL},
 };
 #define SCENARIOS (sizeof(scenarios) / sizeof(scenarios[0]))
 
@@ -374,6 +421,7 @@ static void check(const struct schedule *s)
         inside++;
         return;
     }
+    EXPECT(s, !called_damaged, "a sound channel was called damaged");
     EXPECT(s, us_validate(a, NULL, complain, NULL) == 0, "validate()");
     check_the_living(s);
     for (int who = 0; who < REAPER; who++) {
@@ -403,6 +451,7 @@ static void begin_again(const struct scenario *sc)
 {
     put_back();
     forking = NULL;
+    called_damaged = false;
     memcpy(held, held_kept, sizeof(held));
     for (int i = 0; i < ACTORS; i++) {
         channel_held[i] = i < REAPER;
@@ -460,6 +509,13 @@ static void explore(const struct scenario *sc)
             TRY({x, k}, {y, ALL}, {x, ALL});
             TRY({x, k}, {x, DEATH}, {y, ALL});
             TRY({x, k}, {y, ALL}, {x, DEATH});
+            if (sc->third != NULL) {
+                third = sc->third;
+                TRY({x, k}, {y, ALL}, {2, ALL}, {x, ALL});
+                TRY({x, k}, {y, ALL}, {2, ALL}, {x, DEATH});
+                TRY({x, k}, {2, ALL}, {y, ALL}, {x, ALL});
+                third = NULL;
+            }
             for (uint64_t j = k % stride; j <= ys; j += stride) {
                 TRY({x, k}, {y, j}, {x, ALL}, {y, ALL});
                 TRY({x, k}, {y, j}, {x, DEATH}, {y, ALL});

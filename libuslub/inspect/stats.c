@@ -71,7 +71,7 @@ static us_err count_places(struct us_cache *s, struct us_thread *t,
         }
         ret->partial += us_load_relaxed32(&n->nr_partial);
         ret->partial_free += partial_free(s, n);
-        us_unlock(&n->list_lock);
+        us_unlock(t, &n->list_lock);
     }
     for (uint32_t cpu = 0; cpu < s->arena->cpus; cpu++) {
         struct us_kmem_cache_cpu *c = us_cpu(s, cpu);
@@ -84,7 +84,7 @@ static us_err count_places(struct us_cache *s, struct us_thread *t,
         ret->chain_slabs += p != NULL ? p->chain_count : 0;
         ret->cpu_slabs +=
             (us_load_relaxed64(&c->active) != 0) + (p != NULL ? p->chain_count : 0);
-        us_unlock(&c->lock);
+        us_unlock(t, &c->lock);
     }
     return US_OK;
 }

@@ -158,12 +158,9 @@ us_err us_channel_create(us_arena *a, uint32_t capacity, us_channel **ret)
     }
     us_store_release64(&block->magic, US_CHANNEL_MAGIC);
     *ret = handle_new(a, block, capacity);
-    err = *ret == NULL ? US_ENOMEM : enlist(a, us_offset(a, block));
+    err = *ret == NULL ? US_ENOMEM : publish(a, t, us_offset(a, block));
     if (err == US_OK) {
-        err = publish(a, t, us_offset(a, block));
-        if (err != US_OK) {
-            delist(a, us_offset(a, block));
-        }
+        err = enlist(a, us_offset(a, block));
     }
     if (err != US_OK) {
         free(*ret);
@@ -207,9 +204,12 @@ uint32_t us_channel_capacity(us_channel *ch)
 uint32_t us_channel_length(us_channel *ch)
 {
     uint64_t head = us_load_acquire64(&ch->block->head);
-    uint64_t length = us_load_acquire64(&ch->block->tail) - head;
+    int64_t length = (int64_t)(us_load_acquire64(&ch->block->tail) - head);
 
-    return length <= ch->capacity ? (uint32_t)length : ch->capacity;
+    return length<0 ? 0 /* the tail is behind */
+                    : length>(int64_t) ch->capacity
+               ? ch->capacity
+               : (uint32_t)length;
 }
 
 /* ---- waiting ---- */
@@ -352,8 +352,9 @@ static us_err put(us_channel *ch, struct us_pair message)
                 (void)us_cas_acq_rel64(&ch->block->tail, &tail, tail + 1);
                 return US_OK;
             }
-        } else if (TURN(look.was.hi) == TURN(tail)) {
-            /* Full already: its sender has not come to say so. */
+        } else if (TURN(look.was.hi) == TURN(tail) ||
+                   look.was.hi == TURN(tail + ch->capacity)) {
+            /* Full already, or received again: its sender has not come to say so. */
             (void)us_cas_acq_rel64(&ch->block->tail, &tail, tail + 1);
         } else if ((look.was.hi & US_CELL_FULL) && TURN(look.was.hi) == TURN(behind) &&
                    us_load_acquire64(&ch->block->tail) == tail) {
@@ -471,7 +472,10 @@ static us_err receive_once(us_channel *ch, struct us_thread *t, void *arg)
     us_err err;
 
     (void)pthread_mutex_lock(&a->hold_lock);
-    err = take(ch, t, &cell);
+    err = us_hold_prepare(a);
+    if (err == US_OK) {
+        err = take(ch, t, &cell);
+    }
     if (err == US_OK) {
         err = us_spot_find(a, cell.lo & US_OFFSET_MASK, &spot);
         if (err == US_OK) {
@@ -513,8 +517,13 @@ static us_err something_there(us_channel *ch, struct us_thread *t, void *arg)
 us_err us_channel_wait(us_channel *ch, int64_t timeout)
 {
     struct attempt what = {something_there, NULL, &ch->block->readable};
+    us_err err = wait_for(ch, &what, timeout);
 
-    return wait_for(ch, &what, timeout);
+    /* The wake-up may have been meant for somebody who would take the message. */
+    if (err == US_OK && (us_load_acquire32(&ch->block->readable) & WAITERS)) {
+        (void)futex_wake(&ch->block->readable, 1);
+    }
+    return err;
 }
 
 /* ---- the end ---- */
@@ -547,6 +556,9 @@ void us_channel_drain(struct us_arena *a, struct us_thread *t, uint64_t offset)
             (void)pthread_mutex_lock(&a->hold_lock);
             (void)us_hold_remove(a, &spot, 0, 1, &last);
             (void)pthread_mutex_unlock(&a->hold_lock);
+        }
+        if (last && us_holders_read(us_spot_pair(a, &spot)).channel) {
+            us_channel_drain(a, t, object);
         }
         if (last) {
             (void)us_kfree(a, us_at(a, object), -1);

@@ -72,7 +72,8 @@ static void each_of_slab(struct us_arena *a, uint32_t page, object_fn fn, void *
     uint32_t objects = us_slab_read(us_slab_load(p)).objects;
 
     spot.cache = us_cache_handle(a, us_load_relaxed32(&p->cache));
-    if (spot.cache == NULL || objects > spot.cache->objects) {
+    if (spot.cache == NULL || objects > spot.cache->objects ||
+        us_object_offset(spot.cache, page, objects) > us_page_offset(a->end_page)) {
         return;
     }
     spot.plane = spot.cache->tag_shift - 3;
@@ -119,7 +120,7 @@ static bool share_with(struct us_arena *a, struct us_spot *spot, void *arg)
     uint64_t bit = *(uint64_t *)arg;
     uint16_t tag = us_load_acquire16(spot->tag);
 
-    if (tag == us_me(a) && us_hold_share(a, spot) != US_OK) {
+    if (tag == us_me(a) && us_hold_share(a, spot) == US_ENOMEM) {
         *(uint64_t *)arg = 0;
         return false;
     }
@@ -176,10 +177,25 @@ static void clean(struct us_arena *a, const struct us_spot *spot)
     }
 }
 
+/* The mark is believed only of what is in the list of channels. */
+static bool is_channel(struct us_arena *a, struct us_spot *spot)
+{
+    if (!us_holders_read(us_spot_pair(a, spot)).channel ||
+        !us_committed(a, a->at.channels)) {
+        return false;
+    }
+    for (uint32_t i = 0; i < US_CHANNELS; i++) {
+        if (us_load_acquire64(us_channel_entry(a, i)) == spot->offset) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* The object is tagged with our name. */
 static void free_ours(struct us_arena *a, struct estate *e, struct us_spot *spot)
 {
-    if (us_holders_read(us_spot_pair(a, spot)).channel) {
+    if (is_channel(a, spot)) {
         us_channel_drain(a, e->t, spot->offset);
     }
     if (spot->usable == 0) {
@@ -405,8 +421,9 @@ static bool inside_the_allocator(struct us_arena *a, const struct estate *e)
         struct us_thread *t = us_thread_at(a, i);
         uint64_t intent = us_load_acquire64(&t->intent);
 
-        if (t != e->t && us_load_acquire32(&t->state) == e->slot + 1 && intent != 0 &&
-            intent >> US_OP_SHIFT < US_OP_ADOPT) {
+        if (t != e->t && us_load_acquire32(&t->state) == e->slot + 1 &&
+            (us_load_acquire32(&t->locks) != 0 ||
+             (intent != 0 && intent >> US_OP_SHIFT < US_OP_ADOPT))) {
             return true;
         }
     }
@@ -479,18 +496,17 @@ static void reap_all(struct us_arena *a, bool force, struct us_reaped *ret)
         struct us_process *p = us_process_at(a, slot);
         struct estate e = {.slot = slot};
 
-        if (us_load_acquire32(&p->state) == US_PROCESS_FREE ||
-            us_process_alive(a, slot)) {
+        bool settled;
+
+        if (!us_process_claim(a, slot)) {
             continue;
         }
         e.force = lease_is_over(p) || force;
-        if (settle(a, &e)) {
-            us_store_release32(&p->state, US_PROCESS_FREE);
-            us_fetch_add_relaxed32(&a->header->reaped, 1);
-            ret->processes++;
-        } else {
-            ret->waiting++;
-        }
+        settled = settle(a, &e);
+        us_process_release(a, slot, settled);
+        us_fetch_add_relaxed32(&a->header->reaped, settled);
+        ret->processes += settled;
+        ret->waiting += !settled;
         us_fetch_add_relaxed64(&a->header->reaped_objects, e.objects);
         ret->objects += e.objects;
     }
@@ -516,17 +532,23 @@ void us_reap_now(struct us_arena *a)
     (void)us_reap(a, &reaped);
 }
 
+void us_reap_soon(struct us_arena *a)
+{
+    struct us_reaped reaped = {0};
+
+    if (us_thread_self(a) != NULL && begin_reaping(a)) {
+        reap_all(a, false, &reaped);
+        end_reaping(a);
+    }
+}
+
 void us_reap_sometimes(struct us_arena *a)
 {
     uint64_t now = boot_ns();
-    struct us_reaped reaped = {0};
 
     if ((int64_t)(now - us_load_relaxed64(&a->reaped_ns)) < (int64_t)SOMETIMES_NS) {
         return;
     }
     us_store_relaxed64(&a->reaped_ns, now);
-    if (begin_reaping(a)) {
-        reap_all(a, false, &reaped);
-        end_reaping(a);
-    }
+    us_reap_soon(a);
 }

@@ -115,8 +115,11 @@ us_err us_receive(us_arena *a, const struct us_ticket *ticket, void **ret)
     }
     (void)pthread_mutex_lock(&a->hold_lock);
     us_intent_begin(t, US_OP_TAKE, spot.offset);
-    err = punch(a, ticket) ? us_hold_take(a, &spot)
-                           : us_hold_join(a, &spot, ticket->incarnation);
+    err = us_hold_prepare(a);
+    if (err == US_OK) {
+        err = punch(a, ticket) ? us_hold_take(a, &spot)
+                               : us_hold_join(a, &spot, ticket->incarnation);
+    }
     us_intent_end(t);
     (void)pthread_mutex_unlock(&a->hold_lock);
     *ret = us_at(a, ticket->offset);

@@ -113,11 +113,11 @@ def parse(text: str) -> Parsed:
 
 
 def rebuild(obj: Object, parsed: Parsed) -> SharedArray:
-    """The array; NumPy refuses one that does not fit the Object."""
-    from uslub._shared_array import SharedArray
+    """The array; CorruptArena if it does not fit the Object."""
+    from uslub._shared_array import over
 
     dtype, offset, shape, strides = parsed
     try:
-        return SharedArray(shape, dtype, obj, offset, strides)  # type: ignore[arg-type]
+        return over(obj, offset, shape, strides, dtype)
     except (ValueError, TypeError) as error:
         raise CorruptArena(f"a message does not fit its format: {error}") from None

@@ -49,6 +49,32 @@ class SharedArray(np.ndarray[Any, Any]):
         )
 
 
+def over(
+    obj: Object,
+    offset: int,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    dtype: Any,
+) -> SharedArray:
+    """The array at `offset` bytes in an Object; ValueError if it does not fit.
+
+    Checked with Python's integers: NumPy's own check of strides can overflow.
+    """
+    kind = np.dtype(dtype)
+    if kind.hasobject or len(shape) != len(strides) or any(n < 0 for n in shape):
+        raise ValueError(f"no array of plain values: {kind}, {shape}, {strides}")
+    low = high = offset
+    if 0 not in shape:
+        reach = [(n - 1) * step for n, step in zip(shape, strides, strict=True)]
+        low += sum(r for r in reach if r < 0)
+        high += sum(r for r in reach if r > 0) + kind.itemsize
+    if low < 0 or high > len(obj):
+        raise ValueError(
+            f"an array of bytes {low} to {high} in an object of {len(obj)} bytes"
+        )
+    return SharedArray(shape, kind, obj, offset, strides)  # type: ignore[arg-type]
+
+
 def restore(
     obj: Object,
     offset: int,
@@ -57,8 +83,8 @@ def restore(
     dtype: Any,
     writeable: bool = True,
 ) -> SharedArray:
-    """The array at `offset` bytes in an Object; NumPy checks that it fits."""
-    array = SharedArray(shape, dtype, obj, offset, strides)  # type: ignore[arg-type]
+    """What unpickling a SharedArray calls."""
+    array = over(obj, offset, shape, strides, dtype)
     if not writeable:
         array.flags.writeable = False
     return array

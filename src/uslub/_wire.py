@@ -52,12 +52,21 @@ def _source(arena: Arena) -> bytes:
 def _name_of(arena_id: bytes) -> str | None:
     for name in arenas():
         try:
-            with open(f"{DIRECTORY}/{PREFIX}{name}", "rb", buffering=0) as file:
-                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    continue
-                head = file.read(_HEADER.size)
+            fd = os.open(
+                f"{DIRECTORY}/{PREFIX}{name}",
+                os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
+            )
         except OSError:
             continue
+        try:
+            about = os.fstat(fd)
+            if not stat.S_ISREG(about.st_mode) or about.st_uid != os.geteuid():
+                continue
+            head = os.read(fd, _HEADER.size)
+        except OSError:
+            continue
+        finally:
+            os.close(fd)
         if len(head) == _HEADER.size and _HEADER.unpack(head)[-1] == arena_id:
             return name
     return None

@@ -20,12 +20,13 @@ import contextlib
 import os
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any
 
 from uslub import _wire
 from uslub._engine import ChannelBase
-from uslub.errors import BadArgument, ChannelClosed, TimedOut
+from uslub.errors import BadArgument, ChannelClosed, Error, TimedOut
 
 _STEP = 0.05  # seconds; how long a watcher sleeps before it looks if it is needed
 _NAP = 0.001  # seconds; between attempts of asend()
@@ -35,45 +36,44 @@ class _Watcher:
     """An event descriptor that is readable while the channel is: eventfd and thread.
 
     The thread sets the descriptor once and rests until rearm(), which whoever found the
-    channel empty calls.
+    channel empty calls. It does not keep the channel alive, and closes the descriptor
+    when the channel is gone.
     """
 
     def __init__(self, channel: Channel) -> None:
         self.pid = os.getpid()
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._wait = channel._wait
         self._armed = threading.Event()
         self._armed.set()
-        self._stopped = False
-        self._thread = threading.Thread(
-            target=self._run, name="uslub-channel", daemon=True
-        )
-        self._thread.start()
+        threading.Thread(
+            target=self._run,
+            args=(weakref.ref(channel),),
+            name="uslub-channel",
+            daemon=True,
+        ).start()
 
-    def _run(self) -> None:
-        while not self._stopped:
-            if not self._armed.wait(_STEP):
+    def _run(self, channel: weakref.ref[Channel]) -> None:
+        while True:
+            armed = self._armed.wait(_STEP)
+            alive = channel()
+            if alive is None:
+                break
+            if not armed:
                 continue
             try:
-                ready = self._wait(_STEP)
+                ready = alive._wait(_STEP)
             except Exception:  # the arena was closed: whoever reads will hear of it
                 ready = True
-            if ready and not self._stopped:
+            del alive
+            if ready:
                 self._armed.clear()
                 os.eventfd_write(self.fd, 1)
+        os.close(self.fd)
 
     def rearm(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.fd)
         self._armed.set()
-
-    def stop(self) -> None:
-        if self._stopped:
-            return
-        self._stopped = True
-        if self.pid == os.getpid() and self._thread is not threading.current_thread():
-            self._thread.join()
-        os.close(self.fd)
 
 
 class Channel(ChannelBase):
@@ -100,8 +100,9 @@ class Channel(ChannelBase):
     def try_recv(self) -> Any | None:
         """The oldest message, or None if there is none now. ChannelClosed as recv()."""
         message = super().try_recv()
-        if message is None and self._watcher is not None:
-            self._watcher.rearm()
+        watcher = self._watcher
+        if message is None and watcher is not None and watcher.pid == os.getpid():
+            watcher.rearm()
         return message
 
     def send_many(self, objs: Iterable[Any], timeout: float | None = None) -> None:
@@ -124,15 +125,22 @@ class Channel(ChannelBase):
             raise
 
     def recv_many(self, max: int, timeout: float | None = None) -> list[Any]:
-        """At least one message, waiting for it like recv(), and at most `max`."""
+        """At least one message, waiting for it like recv(), and at most `max`.
+
+        An error after the first message has them in its `received`; that the channel
+        is closed is said by the next call.
+        """
         if max < 1:
             raise BadArgument(f"max is {max}: expected 1 or more messages")
         messages = [self.recv(timeout)]
         while len(messages) < max:
             try:
-                message = super().try_recv()
+                message = self.try_recv()
             except ChannelClosed:
                 break
+            except Error as error:
+                error.received = messages  # type: ignore[attr-defined]
+                raise
             if message is None:
                 break
             messages.append(message)
@@ -204,10 +212,6 @@ class Channel(ChannelBase):
         closed = ", closed" if self.closed else ""
         return f"<uslub.Channel {len(self)} of {self.capacity} messages{closed}>"
 
-    def __del__(self) -> None:
-        if self._watcher is not None:
-            self._watcher.stop()
-
 
 # Several tasks may wait for one channel; an event loop takes one callback a descriptor.
 _waiting: dict[tuple[int, int], list[asyncio.Future[None]]] = {}
@@ -233,5 +237,6 @@ def _forget(
     waiting = _waiting[(id(loop), fd)]
     waiting.remove(future)
     if not waiting:
-        loop.remove_reader(fd)
         del _waiting[(id(loop), fd)]
+        if not loop.is_closed():
+            loop.remove_reader(fd)

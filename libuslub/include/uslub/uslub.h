@@ -223,6 +223,8 @@ struct us_cache_info {
     uint64_t chain_slabs;          /* of those, on chains */
 };
 US_API us_err us_cache_stat(us_cache *cache, struct us_cache_info *ret);
+/* The cache's own name, and its flags, without a lock: for what happens per object. */
+US_API uint32_t us_cache_brief(us_cache *cache, char name[US_NAME_MAX + 1]);
 
 /* In order of creation: calls fn for each cache; stops early when it returns false. */
 US_API us_err us_cache_each(us_arena *arena, bool (*fn)(us_cache *, void *), void *arg);
