@@ -185,7 +185,7 @@ def test_info_offers_near_names(arena: uslub.Arena, capsys: Capture) -> None:
     assert main(["info", name_of(arena) + "x"]) == 1
     errors = capsys.readouterr().err
     assert errors.startswith("uslub: ") and "Traceback" not in errors
-    assert f"did you mean '{arena.name}'?" in errors
+    assert "did you mean " in errors and f"'{arena.name}'" in errors
     assert main(["info", name_of(arena), "mesage"]) == 1
     assert "did you mean 'message'?" in capsys.readouterr().err
     assert main(["info", name_of(arena), "("]) == 2
