@@ -1,7 +1,7 @@
 """Bit-flipped arenas: an exception or an answer, never a crash, a hang, a wild access.
 
 A child process damages copies of one arena, a few bits each, and uses them: attach,
-validate, info, allocate, free, shrink. It prints the number of the image before it
+receive, reap, validate, info, allocate, free, shrink. It prints the number of the image before it
 begins, so that a death or a hang names its image.
 """
 
@@ -18,16 +18,36 @@ PROGRAM = textwrap.dedent(
     import os, random, sys
     import uslub
 
+    sys.unraisablehook = lambda what: None  # objects of an arena that is damaged
+
     first, count = int(sys.argv[1]), int(sys.argv[2])
     good = uslub.Arena.create(size="1MiB", cpus=2, nodes=1)
     small, big = good.cache("small", 64), good.cache("big", 5000)
     odd = good.cache("odd", 100, flags=uslub.Flags.FREELIST_RANDOM)
     held = [c.alloc() for c in (small, big, odd) for _ in range(40)]
     del held[::3]
+    channel = uslub.Channel(good, 4)
+    for obj in held[:3]:
+        channel.send(obj)
+    wires = [obj._send() for obj in held[2:6]]
+    channel_wire = channel._send_handle()
     whole = os.pread(good.fileno(), os.fstat(good.fileno()).st_size, 0)
     used = [i for i, byte in enumerate(whole) if byte]
 
+    def share(arena):
+        taken = [arena._receive(wire) for wire in wires]
+        there = uslub.Channel._open(arena, channel_wire)
+        taken += there.recv_many(4, timeout=0.01)
+        for obj in taken:
+            bytes(obj)
+            there.send(obj, timeout=0)
+
     def use(arena):
+        try:
+            share(arena)
+        except uslub.Error:
+            pass
+        arena.reap()
         arena.validate()
         arena.info()
         mine = []
