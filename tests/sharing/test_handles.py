@@ -1,4 +1,4 @@
-"""Handles through everything that carries them, and at the edges of a process's life."""
+"""Handles through everything that carries them, at the edges of a process too."""
 
 from __future__ import annotations
 
