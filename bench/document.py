@@ -19,6 +19,13 @@ CAPTIONS = {
     "memory.svg": "Memory beside the payload.",
 }
 
+#: Workload, head of its table.
+LAB = (
+    ("lab replay", "Lab: replay, per event"),
+    ("lab import", "Lab: import, per line"),
+    ("lab peer", "Lab: whole processes, per event"),
+)
+
 READING = """\
 ## How to read it
 
@@ -54,6 +61,14 @@ READING = """\
 - **Memory** is what the arena's file occupies (`us_arena_stat`); the page tables of
   each process come on top. For malloc it is the growth of the resident set, whose
   resolution is a page.
+- **The lab's peer answers other questions.** `perf kmem stat` counts bytes and hits by
+  call site, in C; `uslub replay` runs every event through the executable specification
+  of the allocator, in Python, and predicts slabs, lists and locks of each cache. The
+  events are those of `sample:linux-6.18` for both: for perf as a perf.data file that
+  `bench/python/perf_data.py` wrote, for uslub in its compact form. Times are of whole
+  processes, start of the interpreter included; the replay is also timed without that.
+- **Memory of the lab** is the peak resident size of a process that replays one life of
+  a kernel again and again, each time freed to the last object.
 - **Where the source lies matters for large copies.** Source and target exactly
   2^28 + 16 bytes apart, which is where a large `malloc()` after the creation of a
   256 MiB arena ends up, make the copy slower (the line *unlucky distance*). Everywhere
@@ -179,6 +194,9 @@ def summary(samples: Samples, env: dict[str, Any]) -> str:
     ):
         rows = [s for s in samples.find("handoff") if s.metric == metric]
         parts.append(figures(rows, f"C hand-over, 64 B: {name}"))
+    for workload, name in LAB:
+        if rows := samples.find(workload):
+            parts.append(figures(rows, name))
     parts += [memory(samples), loads(samples)]
     return "\n".join(parts)
 

@@ -168,7 +168,11 @@ def own_seconds() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
-def ask(command: Sequence[str], preload: str | None = None) -> dict[str, Any]:
+def ask(
+    command: Sequence[str],
+    preload: str | None = None,
+    timeout: int = TIMEOUT_SECONDS,
+) -> dict[str, Any]:
     """Run one measuring process; its JSON."""
     if PROBES:
         PROBES[-1].append(probe())
@@ -181,7 +185,7 @@ def ask(command: Sequence[str], preload: str | None = None) -> dict[str, Any]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=TIMEOUT_SECONDS,
+        timeout=timeout,
     )
     if done.returncode != 0:
         words = " ".join(command)

@@ -30,7 +30,7 @@ except ModuleNotFoundError as error:
 from rounds import Samples
 from subjects import ROOT, prepare, say
 from verdicts import lines
-from workloads import interpreted, native
+from workloads import interpreted, lab, native
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 
@@ -82,6 +82,9 @@ def measure_all(subjects, small: bool) -> Samples:
         function(samples, subjects, small)
     for function in interpreted.ALL:
         say(f"Python: {function.__name__}")
+        function(samples, small)
+    for function in lab.ALL:
+        say(f"lab: {function.__name__}")
         function(samples, small)
     return samples
 

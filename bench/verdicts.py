@@ -189,6 +189,41 @@ def model_lines(samples: Samples) -> Iterator[Line]:
             yield Line(what, f"{span(one.typical)} each", "", *rates, at_least=asked)
 
 
+#: Events and lines a second that the lab is asked for, on one core.
+REPLAYED, IMPORTED = 500_000, 300_000
+#: Peak memory over twenty times as many events. Buffers that are bounded, but not yet
+#: full after the shorter trace, are a fifth of a small process.
+FLAT = 1.25
+
+
+def lab_lines(samples: Samples) -> Iterator[Line]:
+    """What bench/python/lab.py measured."""
+    for one in samples.find("lab replay"):
+        what = f"Lab: events a second replayed on one core, design {one.subject}"
+        rates = [1e9 / one.typical, 1e9 / one.best]
+        traced = one.subject == "6.18"
+        beside = "as traced" if traced else "what if"
+        asked = REPLAYED if traced else None
+        yield Line(what, f"{span(one.typical)} each", beside, *rates, at_least=asked)
+    for one in samples.find("lab import"):
+        what = "Lab: lines a second imported from ftrace text"
+        rates = [1e9 / one.typical, 1e9 / one.best]
+        yield Line(what, f"{span(one.typical)} each", "", *rates, at_least=IMPORTED)
+    if samples.find("lab peer"):
+        ours = samples.get("lab peer", "uslub replay")
+        perf = samples.get("lab peer", "perf kmem stat")
+        what = "Lab: the same events, whole processes, per event"
+        yield compare(what, ours, perf, 1.0)
+    peaks = [one for one in samples.find("lab memory") if one.subject == "uslub"]
+    if peaks:
+        few, many = sorted(peaks, key=lambda one: one.params["asked"])
+        sizes = [f"{one.params['asked']:,}" for one in (few, many)]
+        what = f"Lab: peak memory, {sizes[1]} events over {sizes[0]}"
+        text = [f"{one.typical / 2**20:.0f} MiB" for one in (many, few)]
+        ratio = many.typical / few.typical
+        yield Line(what, *text, ratio, ratio, at_most=FLAT)
+
+
 def lines(samples: Samples) -> list[Line]:
     """All of them."""
     return [
@@ -196,6 +231,7 @@ def lines(samples: Samples) -> list[Line]:
         *flat_lines(samples),
         *python_lines(samples),
         *model_lines(samples),
+        *lab_lines(samples),
     ]
 
 

@@ -1,5 +1,7 @@
 """Write the generated pages, and run the Python of the written ones.
 
+What the lab's guides print and draw is dev/lab_pages.py's.
+
 `python dev/docs.py` rewrites docs/learn.md from runs of the model and executes every
 ``python`` block of README.md and docs/guide; tests/test_docs.py does the same without
 writing. A page's blocks share one namespace, in order, as a reader would type them.
@@ -62,6 +64,7 @@ def learn_page() -> str:
 
 def main() -> int:
     LEARN.write_text(learn_page())
+    subprocess.run([sys.executable, ROOT / "dev" / "lab_pages.py"], check=True)
     failed = 0
     for page in written_pages():
         done = run_page(page)

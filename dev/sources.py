@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 PACKAGE_SUFFIXES = {".py", ".pyi", ".typed", ".tcss", ".json", ".txt"}
+PACKAGE_SUFFIXES |= {".html", ".css", ".js", ".parquet"}  # the lab's page and samples
 PROGRAMS = ("_test", "_bench", "_fuzz", "_explore")
 
 

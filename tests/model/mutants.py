@@ -448,6 +448,137 @@ MUTANTS = [
         "(size.bit_length() - 1)",
         "test_model_geometry.py::test_orders_and_chain_limits_for_1_to_64_cpus",
     ),
+    # SLAB and SLOB, and what the lab needs of the model
+    Mutant(
+        "SLAB: a refill takes the batch of an array that was not used",
+        "queues.py",
+        "        want = BATCH_REFILL_LIMIT\n",
+        "        want = want\n",
+        "test_model_queues.py::"
+        "test_the_first_refill_of_an_unused_array_is_limited_to_16",
+    ),
+    Mutant(
+        "SLAB: the shared array is not asked",
+        "queues.py",
+        "        if node.shared is not None and node.shared.entries:\n"
+        "            moved",
+        "        if False:\n"
+        "            moved",
+        "test_model_queues.py::"
+        "test_an_empty_array_is_refilled_from_the_shared_one_first",
+    ),
+    Mutant(
+        "SLAB: the newest batch is flushed",
+        "queues.py",
+        "    oldest = own.entries[: own.batch]\n    shared = node.shared\n",
+        "    oldest = own.entries[-own.batch :]\n    shared = node.shared\n",
+        "test_model_queues.py::"
+        "test_a_full_array_gives_its_oldest_batch_to_the_shared_array",
+    ),
+    Mutant(
+        "SLAB: objects of another node enter the array",
+        "queues.py",
+        "        if slab.node != c.node:\n            c.lines",
+        "        if slab.node > c.node:\n            c.lines",
+        "test_model_queues.py::"
+        "test_an_object_of_another_node_waits_in_an_alien_array_of_twelve",
+    ),
+    Mutant(
+        "SLAB: free slabs are never destroyed",
+        "queues.py",
+        "    while node.free_objects > node.free_limit and node.free:\n",
+        "    while False:\n",
+        "test_model_queues.py::"
+        "test_free_slabs_beyond_the_limit_are_destroyed",
+    ),
+    Mutant(
+        "SLAB: the reaper does not spare a used array",
+        "queues.py",
+        "    if queue.touched:\n        queue.touched = False\n        return\n",
+        "",
+        "test_model_queues.py::"
+        "test_the_reaper_spares_a_touched_array_once",
+    ),
+    Mutant(
+        "SLAB: the order may waste a quarter",
+        "queues.py",
+        "left * 8 <= block",
+        "left * 4 <= block",
+        "test_model_queues.py::"
+        "test_the_order_wastes_at_most_an_eighth",
+    ),
+    Mutant(
+        "SLOB: the last hole instead of the first",
+        "slob.py",
+        "in enumerate(zip(page.starts, page.sizes, strict=True)):\n",
+        "in reversed(list(enumerate(zip(page.starts, page.sizes)))):\n",
+        "test_model_slob.py::"
+        "test_a_smaller_hole_is_passed_over_for_the_first_that_fits",
+    ),
+    Mutant(
+        "SLOB: blocks do not merge with what precedes them",
+        "slob.py",
+        "    if at and page.starts[at - 1] + page.sizes[at - 1] == start:\n",
+        "    if False:\n",
+        "test_model_slob.py::"
+        "test_neighbours_merge_when_they_are_free",
+    ),
+    Mutant(
+        "SLOB: no list is rotated",
+        "slob.py",
+        "                self.lists[kind] = pages[at:] + pages[:at]\n",
+        "                pass\n",
+        "test_model_slob.py::"
+        "test_the_page_that_served_becomes_the_first_of_its_list",
+    ),
+    Mutant(
+        "SLOB: a full page returns to its old list",
+        "slob.py",
+        "            page.kind = kind\n",
+        "            kind = page.kind\n",
+        "test_model_slob.py::"
+        "test_a_full_page_returns_to_the_list_of_the_size_that_is_freed",
+    ),
+    Mutant(
+        "SLOB: a page of any node serves",
+        "slob.py",
+        " or (node is not None and page.node != node)",
+        "",
+        "test_model_slob.py::"
+        "test_a_page_of_another_node_does_not_serve_a_named_node",
+    ),
+    Mutant(
+        "a drain takes the lock once per slab",
+        "partial.py",
+        "        if node is not locked:\n",
+        "        if True:\n",
+        "test_model_lines.py::"
+        "test_a_drained_chain_takes_the_lock_once_per_run_of_one_node",
+    ),
+    Mutant(
+        "new slabs ignore the task's memory policy",
+        "partial.py",
+        "    return node if machine.policy_node is None else machine.policy_node\n",
+        "    return node\n",
+        "test_model_lines.py::"
+        "test_the_policy_of_a_task_decides_where_new_slabs_lie_but_not_which_is_used",
+    ),
+    Mutant(
+        "an adopted CPU slab keeps its freelist",
+        "adopt.py",
+        "        slab.freelist, slab.inuse, slab.frozen = [], cache.objects, True\n",
+        "        slab.inuse, slab.frozen = cache.objects, True\n",
+        "test_model_lines.py::"
+        "test_an_adopted_slab_is_on_its_node_under_its_cpu_or_nowhere",
+    ),
+    Mutant(
+        "parked objects come out in the other order",
+        "adopt.py",
+        "    c.main = parked[: cache.sheaf_capacity][::-1]\n",
+        "    c.main = parked[: cache.sheaf_capacity]\n",
+        "test_model_lines.py::"
+        "test_parked_objects_are_handed_out_in_their_order",
+    ),
 ]
 
 # Runs in a fresh interpreter: argv is the changed source, then what catches it.

@@ -4,7 +4,9 @@ Read in this order: `state` (what there is), `alloc` and `free` (the two paths),
 `partial` (what happens to slabs), `flush`, `bulk`, `sheaf` and `refill` (later
 kernels), `geometry` and `pages` (sizes and memory), `design` (what tells the
 designs apart). `arena` is the interface; `invariants` says what always holds;
-`races` takes the fast path apart. Nothing of the engine is imported here.
+`races` takes the fast path apart; `lines` counts locks and cache lines where they are
+taken; `adopt` begins in the middle of a life. `queues` is SLAB and `slob` SLOB, for
+comparison, on the same pages. Nothing of the engine is imported here.
 """
 
 from uslub.model.arena import Arena, Cache

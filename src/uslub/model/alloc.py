@@ -15,12 +15,14 @@ from __future__ import annotations
 
 from uslub.model.errors import OutOfMemory
 from uslub.model.geometry import Flags
+from uslub.model.lines import lock_list, write_object, write_word
 from uslub.model.partial import (
     add_partial,
     deactivate_slab,
     freeze_slab,
     get_freelist,
     new_slab,
+    page_home,
     put_cpu_partial,
     put_partials,
     remove_partial,
@@ -56,6 +58,8 @@ def slab_alloc(
             cache.machine.reclaim()
             slab, index = slab_alloc_slow(cache, c, node, thisnode, emergency)
     slab.taken[index] = 1
+    if slab.last[index] != c.number:
+        write_object(c, slab, index)
     return Position(slab.number, index)
 
 
@@ -176,7 +180,7 @@ def get_slab(
     found = get_partial(cache, c, node, thisnode, emergency)
     if found is not None:
         return found
-    home = c.node if node is None else node
+    home = page_home(cache.machine, c.node) if node is None else node
     only = thisnode and node is not None
     zonelist = [home] if only else cache.machine.zonelists[home]
     slab = new_slab(cache, c, zonelist, emergency)
@@ -184,7 +188,7 @@ def get_slab(
         return None
     c.stat.alloc_slab += 1
     if cache.singly:
-        return alloc_single_from_new_slab(cache, slab)
+        return alloc_single_from_new_slab(cache, c, slab)
     freelist = take_freelist(slab, frozen=True)
     return load_freelist(cache, c, slab, freelist)
 
@@ -226,8 +230,11 @@ def get_partial_node(
     cache: KmemCache, c: CpuSlot, node: Node, emergency: bool
 ) -> tuple[Slab, int] | None:
     """The first suitable slab of a node's list, and a few more for the chain."""
+    if not node.partial:
+        return None  # seen without the lock
+    lock_list(c, node)
     if cache.singly:
-        return alloc_single_from_partial(cache, node, emergency)
+        return alloc_single_from_partial(cache, c, node, emergency)
     taken = choose_partial(cache, node, emergency)
     if not taken:
         return None
@@ -287,15 +294,20 @@ def take_single(cache: KmemCache, node: Node, slab: Slab) -> tuple[Slab, int]:
 
 
 def alloc_single_from_partial(
-    cache: KmemCache, node: Node, emergency: bool
+    cache: KmemCache, c: CpuSlot, node: Node, emergency: bool
 ) -> tuple[Slab, int] | None:
     """One object from the first suitable slab of a node's list."""
     for slab in node.partial:
         if pfmemalloc_match(slab, emergency):
+            write_word(c, slab)
             return take_single(cache, node, slab)
     return None
 
 
-def alloc_single_from_new_slab(cache: KmemCache, slab: Slab) -> tuple[Slab, int]:
+def alloc_single_from_new_slab(
+    cache: KmemCache, c: CpuSlot, slab: Slab
+) -> tuple[Slab, int]:
     """One object from a new slab, which then goes to the head of its node's list."""
-    return take_single(cache, cache.nodes[slab.node], slab)
+    node = cache.nodes[slab.node]
+    lock_list(c, node)
+    return take_single(cache, node, slab)

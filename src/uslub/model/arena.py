@@ -31,6 +31,7 @@ from uslub.model.kmalloc import (
     kmalloc_kind,
     slab_ksize,
 )
+from uslub.model.lines import count_free
 from uslub.model.pages import NodePages, get_pages
 from uslub.model.partial import flush_chain
 from uslub.model.state import CpuSlot, KmemCache, Machine, Node, Position
@@ -73,10 +74,13 @@ class Cache(KmemCache):
             InvalidFree, DoubleFree: Nothing was changed.
         """
         slab = return_object(self, position)
+        c = self.cpus[cpu]
+        if slab.last[position[1]] != cpu or slab.node != c.node:
+            count_free(c, slab, position[1])
         if self.sheaf_capacity:
-            sheaf.sheaf_free(self, self.cpus[cpu], slab, position[1])
+            sheaf.sheaf_free(self, c, slab, position[1])
         else:
-            slab_free(self, self.cpus[cpu], slab, [position[1]])
+            slab_free(self, c, slab, [position[1]])
 
     def alloc_bulk(
         self,

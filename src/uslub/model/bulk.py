@@ -10,6 +10,7 @@ from __future__ import annotations
 from uslub.model.alloc import slab_alloc
 from uslub.model.errors import OutOfMemory
 from uslub.model.free import return_object, slab_free
+from uslub.model.lines import count_free
 from uslub.model.state import CpuSlot, KmemCache, Position
 
 LOOKAHEAD = 3  # objects of other slabs that are passed over before giving up
@@ -46,7 +47,7 @@ def slab_free_bulk(cache: KmemCache, c: CpuSlot, positions: list[Position]) -> N
             as given back, none has reached a freelist.
     """
     for position in positions:
-        return_object(cache, position)
+        count_free(c, return_object(cache, position), position[1])
     free_returned(cache, c, list(positions))
 
 

@@ -8,6 +8,7 @@ such groups (`bulk`), sheaves (`sheaf`).
 from __future__ import annotations
 
 from uslub.model.errors import DoubleFree, InvalidFree
+from uslub.model.lines import lock_list, write_word
 from uslub.model.partial import (
     add_partial,
     discard_slab,
@@ -15,10 +16,10 @@ from uslub.model.partial import (
     put_cpu_partial,
     remove_partial,
 )
-from uslub.model.state import CpuSlot, KmemCache, Node, Slab, note
+from uslub.model.state import CpuSlot, KmemCache, Node, OwnsSlabs, Slab, note
 
 
-def return_object(cache: KmemCache, position: tuple[int, int]) -> Slab:
+def return_object(cache: OwnsSlabs, position: tuple[int, int]) -> Slab:
     """Check that a user holds this object, take it back, and find its slab.
 
     Raises:
@@ -65,6 +66,7 @@ def slab_free_slow(
     was_full = not slab.freelist
     slab.freelist += objects[::-1]
     slab.inuse -= len(objects)
+    write_word(c, slab)
     if cache.debug:
         free_to_partial_list(cache, c, slab, was_full)
     elif slab.frozen:
@@ -84,6 +86,7 @@ def slab_free_slow(
 def free_to_node(cache: KmemCache, c: CpuSlot, slab: Slab, was_full: bool) -> None:
     """The list work of a free: an empty slab may go, a was-full one is listed."""
     node = cache.nodes[slab.node]
+    lock_list(c, node)
     if not was_full and not slab.on_partial:
         note(cache, c, "slab_free_slow", slab, "empty on a chain: it stays there")
     elif slab.inuse == 0 and keeps_no_more_empty(cache, node):
@@ -106,6 +109,7 @@ def free_to_partial_list(
 ) -> None:
     """The same for debug caches: everything under the node's list lock."""
     node: Node = cache.nodes[slab.node]
+    lock_list(c, node)
     discard = slab.inuse == 0 and keeps_no_more_empty(cache, node)
     if was_full:
         node.full.pop(slab, None)

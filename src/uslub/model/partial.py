@@ -11,11 +11,13 @@ list, or nowhere ("full": every object is in somebody's hands).
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict
 
 from uslub.model.geometry import Flags
+from uslub.model.lines import lock_list, write_word
 from uslub.model.pages import get_pages
-from uslub.model.state import CpuSlot, KmemCache, Node, Slab, note
+from uslub.model.state import CpuSlot, KmemCache, Machine, Node, Slab, note
 
 # the node partial list -------------------------------------------------------
 
@@ -40,6 +42,11 @@ def keeps_no_more_empty(cache: KmemCache, node: Node) -> bool:
 
 
 # birth and end ---------------------------------------------------------------
+
+
+def page_home(machine: Machine, node: int) -> int:
+    """Where pages are looked for when no node is named: here, or where policy says."""
+    return node if machine.policy_node is None else machine.policy_node
 
 
 def new_slab(
@@ -69,11 +76,14 @@ def new_slab(
         freelist=list(range(objects - 1, -1, -1)),
         inuse=0,
         taken=bytearray(objects),
+        last=array("H", (c.number,)) * objects,
+        writer=c.number,
     )
     cache.next_slab += 1
     cache.slabs[slab.number] = slab
     node = cache.nodes[slab.node]
     node.nr_slabs += 1
+    node.peak_slabs = max(node.peak_slabs, node.nr_slabs)
     node.total_objects += objects
     note(cache, c, "new_slab", slab, "no slab has a free object: fresh pages")
     return slab
@@ -103,11 +113,13 @@ def take_freelist(slab: Slab, *, frozen: bool) -> list[int]:
 def freeze_slab(cache: KmemCache, c: CpuSlot, slab: Slab) -> list[int]:
     """Make an unowned slab this CPU's; its free objects become the CPU's."""
     note(cache, c, "freeze_slab", slab, "one CPU owns it from here on")
+    write_word(c, slab)
     return take_freelist(slab, frozen=True)
 
 
 def get_freelist(cache: KmemCache, c: CpuSlot, slab: Slab) -> list[int]:
     """Fetch what others freed into an owned slab; empty: the slab is let go."""
+    write_word(c, slab)
     freelist = take_freelist(slab, frozen=bool(slab.freelist))
     why = "objects came back meanwhile" if freelist else "nothing came back: full"
     note(cache, c, "get_freelist", slab, why)
@@ -132,6 +144,7 @@ def deactivate_slab(
     slab.freelist += freelist
     slab.inuse -= len(freelist)
     slab.frozen = False
+    write_word(c, slab)
     if slab.inuse == 0 and keeps_no_more_empty(cache, node):
         note(cache, c, "deactivate_slab", slab, "FREE: empty, and enough are kept")
         stat.deactivate_empty += 1
@@ -139,16 +152,19 @@ def deactivate_slab(
         stat.free_slab += 1
     elif slab.freelist and remote_frees:
         note(cache, c, "deactivate_slab", slab, "PARTIAL: tail, remote frees")
+        lock_list(c, node)
         add_partial(node, slab)
         stat.deactivate_to_tail += 1
     elif slab.freelist:
         note(cache, c, "deactivate_slab", slab, "PARTIAL: head, no remote frees")
+        lock_list(c, node)
         add_partial(node, slab, head=True)
         stat.deactivate_to_head += 1
     else:
         note(cache, c, "deactivate_slab", slab, "FULL: nothing free, on no list")
         stat.deactivate_full += 1
         if cache.debug and cache.flags & Flags.STORE_USER:
+            lock_list(c, node)
             node.full[slab] = None
 
 
@@ -185,8 +201,12 @@ def put_partials(cache: KmemCache, c: CpuSlot, chain: list[Slab]) -> None:
     Empty ones that their node does not need are set aside and discarded last.
     """
     aside = []
+    locked: Node | None = None  # kept from slab to slab of one node
     for slab in reversed(chain):
         node = cache.nodes[slab.node]
+        if node is not locked:
+            lock_list(c, node)
+            locked = node
         slab.frozen = False
         if slab.inuse == 0 and keeps_no_more_empty(cache, node):
             aside.append(slab)

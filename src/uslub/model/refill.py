@@ -9,6 +9,7 @@ from __future__ import annotations
 from uslub.model.bulk import free_returned
 from uslub.model.errors import OutOfMemory
 from uslub.model.free import slab_free_slow
+from uslub.model.lines import lock_list, write_word
 from uslub.model.partial import (
     add_partial,
     discard_slab,
@@ -44,19 +45,21 @@ def refill_objects(cache: KmemCache, c: CpuSlot, want: int) -> list[Position]:
                 f" with {want} objects; free objects or shrink"
             )
         c.stat.alloc_slab += 1
-        refill_from_new_slab(cache, slab, want, found)
+        refill_from_new_slab(cache, c, slab, want, found)
     return found
 
 
 def refill_from_new_slab(
-    cache: KmemCache, slab: Slab, want: int, found: list[Position]
+    cache: KmemCache, c: CpuSlot, slab: Slab, want: int, found: list[Position]
 ) -> None:
     """Objects of a new slab; with some left it goes to the head of its list."""
     while slab.freelist and len(found) < want:
         found.append(Position(slab.number, slab.freelist.pop()))
         slab.inuse += 1
     if slab.freelist:
-        add_partial(cache.nodes[slab.node], slab, head=True)
+        node = cache.nodes[slab.node]
+        lock_list(c, node)
+        add_partial(node, slab, head=True)
 
 
 def isolate(node: Node, want: int) -> list[Slab]:
@@ -74,15 +77,21 @@ def refill_from_node(
     cache: KmemCache, c: CpuSlot, node: Node, want: int, found: list[Position]
 ) -> None:
     """Empty isolated slabs into `found`, the last isolated first."""
+    if not node.partial:
+        return  # seen without the lock
+    lock_list(c, node)
     isolated = isolate(node, want - len(found))
     while isolated and len(found) < want:
         slab = isolated.pop()
         note(cache, c, "refill_objects", slab, "its whole freelist is taken")
+        write_word(c, slab)
         freelist = take_freelist(slab, frozen=False)
         while freelist and len(found) < want:
             found.append(Position(slab.number, freelist.pop()))
         if freelist:
             slab_free_slow(cache, c, slab, freelist[::-1])
+    if isolated:
+        lock_list(c, node)
     for slab in reversed(isolated):
         if slab.inuse == 0 and keeps_no_more_empty(cache, node):
             discard_slab(cache, slab)

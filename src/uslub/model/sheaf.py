@@ -15,6 +15,7 @@ from uslub.model.alloc import slab_alloc
 from uslub.model.bulk import free_returned, slab_alloc_bulk
 from uslub.model.errors import OutOfMemory
 from uslub.model.free import return_object, slab_free
+from uslub.model.lines import count_free, lock_barn, write_object
 from uslub.model.refill import refill_objects
 from uslub.model.state import (
     Barn,
@@ -46,6 +47,8 @@ def alloc_from_pcs(cache: KmemCache, c: CpuSlot, node: int | None) -> Position |
         return None  # a refill may have brought objects of other nodes
     c.main.pop()
     slab.taken[position.index] = 1
+    if slab.last[position.index] != c.number:
+        write_object(c, slab, position.index)
     count_sheaf_alloc(cache, c, 1)
     return position
 
@@ -75,6 +78,7 @@ def replace_empty_main(cache: KmemCache, c: CpuSlot) -> bool:
         return True
     if barn.full:
         note(cache, c, "replace_empty_main", None, "the barn has a full sheaf")
+        lock_barn(c, barn)
         barn.empty.append(c.main)
         c.main = barn.full.pop()
         c.stat.barn_get += 1
@@ -87,6 +91,7 @@ def replace_empty_main(cache: KmemCache, c: CpuSlot) -> bool:
     if c.spare is None and not cache.design.cpu_slabs:
         c.spare = c.main  # 7.x
     else:
+        lock_barn(c, barn)
         barn.empty.append(c.main)
     c.main = sheaf
     return True
@@ -98,6 +103,7 @@ def take_empty_for_refill(cache: KmemCache, c: CpuSlot, barn: Barn) -> Sheaf:
         sheaf, c.spare = c.spare, None
         return sheaf
     if barn.empty:
+        lock_barn(c, barn)
         return barn.empty.pop()
     c.stat.sheaf_alloc += 1
     return []
@@ -152,6 +158,7 @@ def replace_full_main(cache: KmemCache, c: CpuSlot) -> None:
     else:
         note(cache, c, "replace_full_main", None, "main goes to the barn, full")
         empty = take_empty(c, barn)
+        lock_barn(c, barn)
         barn.full.append(c.main)
         c.main = empty
         c.stat.barn_put += 1
@@ -160,6 +167,7 @@ def replace_full_main(cache: KmemCache, c: CpuSlot) -> None:
 def take_empty(c: CpuSlot, barn: Barn) -> Sheaf:
     """An empty sheaf of the barn, or a new one."""
     if barn.empty:
+        lock_barn(c, barn)
         return barn.empty.pop()
     c.stat.sheaf_alloc += 1
     return []
@@ -235,7 +243,9 @@ def sheaf_alloc_bulk(cache: KmemCache, c: CpuSlot, n: int) -> list[Position]:
         batch = c.main[max(0, len(c.main) - (n - len(result))) :]
         del c.main[len(c.main) - len(batch) :]
         for position in batch:
-            cache.slabs[position.slab].taken[position.index] = 1
+            slab = cache.slabs[position.slab]
+            slab.taken[position.index] = 1
+            write_object(c, slab, position.index)
         result += batch
         count_sheaf_alloc(cache, c, len(batch))
     return result
@@ -247,6 +257,7 @@ def sheaf_free_bulk(cache: KmemCache, c: CpuSlot, positions: list[Position]) -> 
     barn = cache.nodes[c.node].barn
     rest: list[Position] = []
     for slab, position in zip(slabs, positions, strict=True):
+        count_free(c, slab, position.index)
         full = len(c.main) >= cache.sheaf_capacity
         no_spare_room = full and c.spare is not None and len(c.spare) == len(c.main)
         no_room = no_spare_room and len(barn.full) >= cache.max_full_sheaves

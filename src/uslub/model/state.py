@@ -12,10 +12,11 @@ CPUs act at the same time (see `races`), and the objects' bytes.
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from uslub.model.design import Design
 from uslub.model.geometry import Boot, Layout
@@ -88,12 +89,34 @@ class Slab:
     freelist: list[int]
     inuse: int  #: handed out, or sitting on a CPU freelist
     taken: bytearray  #: 1 for each object in a user's hands
+    last: array[int]  #: the CPU that wrote each object last
+    writer: int  #: the CPU that wrote the slab word last
     frozen: bool = False
     on_partial: bool = False
     chain_objects: int = 0  #: 5.10: free objects on the chain from here on
 
 
+class OwnsSlabs(Protocol):
+    """What SLUB's and SLAB's caches have in common."""
+
+    name: str
+    slabs: dict[int, Slab]
+
+
 Sheaf = list[Position]  #: last in, first out: the top is at the end
+
+
+@dataclass(slots=True)
+class Lines:
+    """Cache lines that one CPU wrote after another had; see `lines`."""
+
+    object: int = 0  #: lines of objects, at allocation or free
+    slab: int = 0  #: slab descriptors
+    words: int = 0  #: double-word CAS on slab words, whoever wrote them last
+    node: int = 0  #: node structures, with their list locks
+    barn: int = 0
+    cross_cpu_frees: int = 0  #: of an object that another CPU had allocated
+    cross_node_frees: int = 0  #: of an object on another node's memory
 
 
 @dataclass(slots=True, eq=False)
@@ -108,6 +131,7 @@ class CpuSlot:
     stat: Stats = field(default_factory=Stats)
     main: Sheaf = field(default_factory=list)
     spare: Sheaf | None = None
+    lines: Lines = field(default_factory=Lines)
 
 
 @dataclass(slots=True, eq=False)
@@ -116,6 +140,8 @@ class Barn:
 
     full: list[Sheaf] = field(default_factory=list)
     empty: list[Sheaf] = field(default_factory=list)
+    locked: int = 0  #: how often its lock was taken
+    writer: int = -1  #: the CPU that took it last
 
 
 @dataclass(slots=True, eq=False)
@@ -126,7 +152,10 @@ class Node:
     partial: OrderedDict[Slab, None] = field(default_factory=OrderedDict)
     full: OrderedDict[Slab, None] = field(default_factory=OrderedDict)  #: debug only
     nr_slabs: int = 0
+    peak_slabs: int = 0
     total_objects: int = 0
+    list_locked: int = 0  #: how often list_lock was taken
+    writer: int = -1  #: the CPU that took it last
     barn: Barn = field(default_factory=Barn)
 
 
@@ -150,6 +179,7 @@ class Machine:
     pages: list[NodePages]
     zonelists: list[list[int]]  #: for each node all nodes, nearest first
     cycles: Callable[[], int]  #: the cycle counter behind remote_node_defrag_ratio
+    policy_node: int | None = None  #: where the task's memory policy puts new pages
     watch: Callable[[Step], None] | None = None
     reclaim: Callable[[], None] | None = None  #: tried once before out of memory
 

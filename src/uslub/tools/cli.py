@@ -28,9 +28,19 @@ COMMANDS = (
     ("reap", "uslub.tools.commands.reap", "give back what dead processes held"),
     ("unlink", "uslub.tools.commands.unlink", "take an arena's name away"),
     ("verify", "uslub.tools.commands.verify", "replay what a real kernel decided"),
+    ("replay", "uslub.tools.lab_replay", "a trace of a kernel, on any slab allocator"),
+    ("compare", "uslub.tools.lab_compare", "one trace on many designs and tunables"),
     ("explain", "uslub.tools.explain", "show how SLUB works, step by step"),
+    ("record", "uslub.tools.lab_record", "capture the slab events of a kernel"),
+    ("trace", "uslub.tools.lab_trace", "convert, show and cut recorded traces"),
     ("demo", "uslub.tools.demo", "real pictures through one shared heap"),
     ("bench", "uslub.tools.commands.bench", "measure (in a checkout)"),
+)
+
+#: Optional part, modules of others that it needs.
+EXTRAS = (
+    ("demo", ("skimage", "PIL", "imageio")),
+    ("lab", ("numpy", "pyarrow", "vl_convert")),
 )
 
 EPILOG = "exit status: 0 all is well, 1 something is wrong, 2 wrong usage"
@@ -119,7 +129,9 @@ def advice(missing: str) -> str:
     """What to do about a module that is not there."""
     if missing.startswith("uslub"):
         return "build it with `make build` in a checkout, or install the whole package"
-    extra = "demo" if missing.split(".")[0] in ("skimage", "PIL", "imageio") else None
+    extra = next(
+        (name for name, needs in EXTRAS if missing.split(".")[0] in needs), None
+    )
     return f"install it with `pip install {f'uslub[{extra}]' if extra else missing}`"
 
 

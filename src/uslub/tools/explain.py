@@ -53,10 +53,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-color", action="store_true", help="plain text")
     parser.add_argument("--json", action="store_true", help="for programs")
+    add_trace_arguments(parser)
+
+
+def add_trace_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``uslub explain --from``."""
+    group = parser.add_argument_group("a moment of a real kernel's life")
+    add = group.add_argument
+    add("--from", dest="trace", metavar="TRACE", help="a trace, or sample:NAME")
+    add("--cache", metavar="NAME", help="which cache of it")
+    add("--at", metavar="T", help="seconds on its clock, or a checkpoint's name")
+    add("--until", choices=("slow", "remote", "drain"), help="go on to the next one")
+    add("--steps", type=int, default=3, metavar="N", help="events shown (default: 3)")
+    add("--design", metavar="NAME", help="replay on another design of SLUB")
 
 
 def run(args: argparse.Namespace) -> int:
     """Answer; exit status 0, or 2 for an unknown topic."""
+    if args.trace:
+        return tell_trace(args)
     if args.list or not (args.topic or args.all):
         return list_topics(args)
     topics = in_order()
@@ -76,6 +91,25 @@ def run(args: argparse.Namespace) -> int:
     for topic in topics:
         if not print_story(console, topic.story(), step=args.step):
             break
+    return 0
+
+
+def tell_trace(args: argparse.Namespace) -> int:
+    """A cache of a real kernel at a moment of its life; needs the lab."""
+    from uslub.tools.explain_trace import moment_of_trace
+
+    story = moment_of_trace(
+        args.trace,
+        args.cache,
+        at=args.at,
+        until=args.until,
+        steps=args.steps,
+        design=args.design,
+    )
+    if args.json:
+        print(json.dumps({**HEAD, "stories": [story_to_dict(story)]}, indent=1))
+        return 0
+    print_story(make_console(no_color=args.no_color), story, step=args.step)
     return 0
 
 
@@ -141,7 +175,8 @@ def make_console(*, no_color: bool, file: io.StringIO | None = None) -> Console:
 
 def print_story(console: Console, story: Story, *, step: bool = False) -> bool:
     """Print all parts; False if the reader wants no more."""
-    console.rule(Text(f"{story.number}. {story.topic}"), style="dim")
+    title = f"{story.number}. {story.topic}" if story.number else story.topic
+    console.rule(Text(title), style="dim")
     console.print(Text(story.question, style="bold"), soft_wrap=False)
     if any(isinstance(part, Done) for part in story.parts):
         console.print(Text(LEGEND, style="dim"))

@@ -69,7 +69,8 @@ def draw_sheaf(sheaf: Sheaf | None) -> str:
 
 def draw_slab(cache: Cache, slab: Slab, place: str) -> Text:
     """One slab: where it is, its objects as cells, its own freelist."""
-    text = Text(f"s{slab.number:<3}{place:<8}")
+    gap = " " if slab.number > 99 else ""
+    text = Text(f"s{slab.number:<3}{gap}{place:<8}")
     for cell in cells(cache, slab):
         text.append(cell, STYLES[cell])
     text.append(f"  inuse {slab.inuse}/{slab.objects}")
