@@ -19,7 +19,7 @@ fi
 
 out=build/aarch64
 mkdir -p "$out"
-engine=$(find libuslub -name '*.c' ! -name '*_test.c' ! -name '*_bench.c')
+engine=$(find libuslub -name '*.c' ! -name '*_test.c' ! -name '*_bench.c' ! -name '*_explore.c')
 for test in $(find libuslub -name '*_test.c' | sort); do
     program=$out/$(basename "$test" .c)
     # shellcheck disable=SC2086

@@ -210,7 +210,7 @@ MUTANTS = (
     Mutant(
         "a fork forgets what is the parent's alone",
         REAP,
-        "if (tag == us_me(a) && us_hold_share(a, spot) != US_OK) {",
+        "if (tag == us_me(a) && us_hold_share(a, spot) == US_ENOMEM) {",
         "if (false) {",
     ),
     Mutant(

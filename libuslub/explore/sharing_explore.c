@@ -70,7 +70,7 @@ static void does_drop(struct actor *self)
     }
 }
 
-static bool called_damaged;
+static bool called_damaged, called_full;
 
 /* A sound channel is never called damaged. */
 static void watch(us_err err)
@@ -78,25 +78,32 @@ static void watch(us_err err)
     called_damaged = called_damaged || err == US_ECORRUPT;
 }
 
+static void send_message(struct actor *self, int i)
+{
+    struct us_message m = {.object = thing(self, i), .nbytes = 64};
+    us_err err = us_channel_send(channels[number_of(self)], &m, 0);
+
+    watch(err);
+    called_full = called_full || err == US_ETIMEDOUT;
+}
+
 static void sends_through_channel(struct actor *self)
 {
-    struct us_message m = {.object = thing(self, 0), .nbytes = 64};
-
-    watch(us_channel_send(channels[number_of(self)], &m, 0));
+    send_message(self, 0);
 }
 
 static void sends_another_through_channel(struct actor *self)
 {
-    struct us_message m = {.object = thing(self, 1), .nbytes = 64};
-
-    watch(us_channel_send(channels[number_of(self)], &m, 0));
+    send_message(self, 1);
 }
 
 static void receives_from_channel(struct actor *self)
 {
     struct us_message m;
+    us_err err = us_channel_receive(channels[number_of(self)], &m, 0);
 
-    if (us_channel_receive(channels[number_of(self)], &m, 0) == US_OK) {
+    watch(err);
+    if (err == US_OK) {
         note(self, m.object, 1);
     }
 }
@@ -207,6 +214,14 @@ static void only_a_ticket_is_left(void)
     as(0, does_drop);
 }
 
+/* A holds the object, and a ticket of it has been received before. */
+static void a_ticket_is_spent(void)
+{
+    a_ticket_travels();
+    as(0, does_receive);
+    as(0, does_drop);
+}
+
 static void a_message_waits(void)
 {
     as(0, sends_through_channel);
@@ -265,6 +280,7 @@ static const struct scenario scenarios[] = {
      {does_receive, does_receive},
      false,
      NULL},
+    {"drop-join", a_ticket_is_spent, {does_drop, does_receive}, false, NULL},
     {"drop-receive", a_ticket_travels, {does_drop, does_receive}, false, NULL},
     {"channel-send-receive",
      nothing,
@@ -334,6 +350,7 @@ static int actor_of(const struct scenario *sc, int which)
 /* ---- what must hold afterwards ---- */
 
 static const struct schedule *now_playing;
+static bool has_room; /* the channel can take whatever is sent in this scenario */
 
 static void complain(const char *finding, void *arg)
 {
@@ -422,6 +439,7 @@ static void check(const struct schedule *s)
         return;
     }
     EXPECT(s, !called_damaged, "a sound channel was called damaged");
+    EXPECT(s, !called_full || !has_room, "a channel with room was called full");
     EXPECT(s, us_validate(a, NULL, complain, NULL) == 0, "validate()");
     check_the_living(s);
     for (int who = 0; who < REAPER; who++) {
@@ -451,7 +469,8 @@ static void begin_again(const struct scenario *sc)
 {
     put_back();
     forking = NULL;
-    called_damaged = false;
+    called_damaged = called_full = false;
+    has_room = sc->setup != two_messages_wait;
     memcpy(held, held_kept, sizeof(held));
     for (int i = 0; i < ACTORS; i++) {
         channel_held[i] = i < REAPER;

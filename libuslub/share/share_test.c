@@ -416,6 +416,19 @@ static void a_channel_is_a_bounded_queue(void)
     close_arena();
 }
 
+/* More than there are places for at a time. */
+static void channels_come_and_go(void)
+{
+    us_channel *ch;
+
+    open_arena();
+    for (int i = 0; i < 2 * US_CHANNELS; i++) {
+        assert(us_channel_create(arena, 1, &ch) == US_OK);
+        assert(us_channel_release(ch) == US_OK);
+    }
+    close_arena();
+}
+
 static us_channel *the_channel;
 
 static int wait_for_ever(void *unused)
@@ -577,6 +590,7 @@ int main(void)
     tickets_of_earlier_objects_are_stale();
     bulk_and_large_objects_are_shared_like_others();
     numbers_of_formats();
+    channels_come_and_go();
     if (!ONE_PROCESS) {
         a_receiver_that_dies_holds_nothing();
         what_the_dead_sent_may_arrive_until_it_is_given_back();
