@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 from typing import Any
 
+from python.transports import entry
+from ratios import Line, percentile, span
 from rounds import Samples, Series
-from verdicts import PEERS, Line, lines, overheads, size_name, span
+from verdicts import PEERS, lines, overheads, size_name
+from verdicts_sharing import WORDS, size_word
+from workloads.sharing import SIZES, WAYS
 
 CAPTIONS = {
     "pair.svg": "The hottest path: one object, again and again.",
@@ -17,6 +22,8 @@ CAPTIONS = {
     "python.svg": "What one statement costs in Python.",
     "handoff.svg": "Made here, freed elsewhere.",
     "memory.svg": "Memory beside the payload.",
+    "transfer.svg": "One message from a process to another, made in place.",
+    "sharing.svg": "DataLoader, one table to four workers, many processes.",
 }
 
 #: Workload, head of its table.
@@ -73,6 +80,21 @@ READING = """\
   2^28 + 16 bytes apart, which is where a large `malloc()` after the creation of a
   256 MiB arena ends up, make the copy slower (the line *unlucky distance*). Everywhere
   else here the source moves.
+- **Sharing.** A message is looked at by its receiver (its number, one byte of each
+  4 KiB page), so that a figure holds what it costs to *have* it, and no more. *Made in
+  place* means eight bytes written per message: bytes a second are then delivered, not
+  moved, and SharedMemory per message is spared the filling of its fresh pages. Who
+  cannot make a message in place sends an ordinary array there. At most eight messages
+  are under way. *Latency* is of one message at a time, with the sender pausing 50 µs in
+  between so that a receiver that sleeps does sleep; a CPU of a virtual machine that
+  fell idle adds 25 to 60 µs to any wake-up, for all who sleep alike. Who polls burns
+  two CPUs and is pinned to them; nobody else is pinned. The rings are written by hand
+  for one size, one sender and one receiver: the floor, and no peer. The row *uslub
+  Channel* sends objects of a cache, each new, the row *arrays* what `arena.ndarray()`
+  gives, with dtype and shape.
+- **Page faults are dear in a virtual machine**, several times as dear as on bare metal:
+  whoever maps fresh memory for each message looks worse here than there. The order
+  stays, the ratios shrink.
 - **Two vCPUs may be one core.** On such a machine a busy neighbour slows all figures by
   up to 1.8, and those with locked instructions most. Differences under 10 % mean
   nothing.
@@ -117,6 +139,53 @@ def figures(series: list[Series], name: str) -> str:
         for one in sorted(series, key=lambda s: s.typical)
     ]
     return table(header, rows)
+
+
+def transfers(samples: Samples) -> str:
+    """Every transport: messages a second, and how long one takes, by size and way."""
+    parts = []
+    for size, way in itertools.product(SIZES, WAYS):
+        rows = samples.find("transfer", size=size, way=way)
+        late = {one.subject: one for one in rows if one.metric == "latency_ns"}
+        rates = sorted(
+            (one for one in rows if one.metric == "ns"), key=lambda s: s.typical
+        )
+        header = (f"{size_word(size)}, {WORDS[way]}", "receiver", "messages/s", "GB/s")
+        header += ("latency p50", "p99", "of")
+        cells = [
+            (
+                one.subject,
+                "polls" if entry(one.subject).polls else "sleeps",
+                f"{1e9 / one.typical:,.0f}",
+                f"{size / one.typical:.3g}",
+                span(percentile(late[one.subject], 50)),
+                span(percentile(late[one.subject], 99)),
+                str(sum(map(len, late[one.subject].rounds))),
+            )
+            for one in rates
+        ]
+        if cells:
+            parts.append(table(header, cells))
+    return "\n".join(parts)
+
+
+def sharing(samples: Samples) -> str:
+    """What was measured of several processes, beside the lines with targets."""
+    parts = [transfers(samples)]
+    for workers in (1, 2):
+        if rows := samples.find("loader", workers=workers):
+            parts.append(figures(rows, f"DataLoader, {workers} worker(s), a batch"))
+    for name in ("Arrow table", "DataFrame"):
+        if rows := samples.find("frames", table=name):
+            parts.append(figures(rows, f"{name} of 60 MB to four workers"))
+    rows = [
+        Series("crowd", {}, f"{one.params['n']} processes, {word}", "ns", one.rounds)
+        for metric, word in (("ns", "wall time"), ("cpu_ns", "CPU time"))
+        for one in samples.find("crowd")
+        if one.metric == metric
+    ]
+    parts.append(figures(rows, "Allocate here, free there, 64 B"))
+    return "\n".join(parts)
 
 
 def memory(samples: Samples) -> str:
@@ -197,7 +266,7 @@ def summary(samples: Samples, env: dict[str, Any]) -> str:
     for workload, name in LAB:
         if rows := samples.find(workload):
             parts.append(figures(rows, name))
-    parts += [memory(samples), loads(samples)]
+    parts += [sharing(samples), memory(samples), loads(samples)]
     return "\n".join(parts)
 
 
@@ -219,6 +288,7 @@ def document(
     parts += [
         f"{CAPTIONS[name]}\n\n![{CAPTIONS[name]}]({where}/{name})\n" for name in plots
     ]
+    parts += ["## Sharing: every transport\n", sharing(samples)]
     parts += ["## Memory\n", memory(samples)]
     parts += ["## How quiet the machine was\n", loads(samples)]
     return "\n".join(parts)

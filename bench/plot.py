@@ -12,6 +12,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from rounds import Samples, Series
 from verdicts import PEERS, overheads, size_name
+from verdicts_sharing import size_word
+from workloads.sharing import SIZES
 
 COLOURS = {
     "uslub": "#c0392b",
@@ -37,7 +39,7 @@ def bars(axes: Axes, series: Sequence[Series], unit: float, name: str) -> None:
     for row, one in enumerate(series):
         low, high = one.spread
         error = [[(one.typical - low) / unit], [(high - one.typical) / unit]]
-        own = one.subject.startswith(("uslub", "cache.", "arena."))
+        own = "uslub" in one.subject or one.subject.startswith(("cache.", "arena."))
         colour = COLOURS.get(one.subject, "#c0392b" if own else "#7f8c8d")
         axes.barh(row, one.typical / unit, xerr=error, color=colour, ecolor="#444")
         axes.text(high / unit, row, f"  {one.typical / unit:.3g}", va="center")
@@ -173,7 +175,41 @@ def memory(samples: Samples, folder: Path) -> str:
     return save(figure, folder, "memory")
 
 
-ALL = (pair, live, caches, large, micro, handoff, memory)
+def transfer(samples: Samples, folder: Path) -> str:
+    """Rates above, latencies below, by size."""
+    figure, axes = plt.subplots(2, len(SIZES), figsize=(14, 7))
+    for column, size in enumerate(SIZES):
+        found = samples.find("transfer", size=size, way="made")
+        questions = (("ns", "µs per message"), ("latency_ns", "µs, latency"))
+        for row, (metric, name) in enumerate(questions):
+            rows = [one for one in found if one.metric == metric]
+            place = axes[row][column]
+            bars(place, sorted(rows, key=lambda s: s.typical), 1e3, name)
+            place.set_xscale("log")
+            place.set_title(f"{size_word(size)}, made in place")
+    return save(figure, folder, "transfer")
+
+
+def sharing(samples: Samples, folder: Path) -> str:
+    """DataLoader, one table to four workers, many processes."""
+    figure, axes = plt.subplots(1, 3, figsize=(14, 3))
+    rows = [
+        Series("", {}, f"{one.subject}, {one.params['workers']}", "ns", one.rounds)
+        for one in samples.find("loader")
+    ]
+    bars(axes[0], rows, 1e6, "ms per batch, DataLoader with 1 and 2 workers")
+    rows = [
+        Series("", {}, f"{one.params['table']}, {one.subject}", "ns", one.rounds)
+        for one in samples.find("frames")
+    ]
+    bars(axes[1], rows, 1e6, "ms per worker, table of 60 MB")
+    axes[1].set_xscale("log" if rows else "linear")
+    curves(axes[2], [one for one in samples.find("crowd") if one.metric == "ns"], "")
+    axes[2].set(xlabel="processes on one arena", ylabel="ns per object, both sides")
+    return save(figure, folder, "sharing")
+
+
+ALL = (pair, live, caches, large, micro, handoff, memory, transfer, sharing)
 
 
 def draw(samples: Samples, folder: Path) -> list[str]:

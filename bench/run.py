@@ -30,7 +30,7 @@ except ModuleNotFoundError as error:
 from rounds import Samples
 from subjects import ROOT, prepare, say
 from verdicts import lines
-from workloads import interpreted, lab, native
+from workloads import interpreted, lab, native, sharing
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 
@@ -49,7 +49,10 @@ def main() -> int:
 
     start = time.monotonic()
     subjects = prepare()
-    env = machine.describe(small=args.small, missing=subjects.missing)
+    if not args.small:  # which measures who is there
+        sharing.provide_peers()
+    missing = (*subjects.missing, *sharing.absent())
+    env = machine.describe(small=args.small, missing=missing)
     folder = args.out or folder_for(env)
     folder.mkdir(parents=True, exist_ok=True)
     samples = measure_all(subjects, args.small)
@@ -80,7 +83,7 @@ def measure_all(subjects, small: bool) -> Samples:
     for function in native.ALL:
         say(f"C: {function.__name__}")
         function(samples, subjects, small)
-    for function in interpreted.ALL:
+    for function in (*interpreted.ALL, *sharing.ALL):
         say(f"Python: {function.__name__}")
         function(samples, small)
     for function in lab.ALL:

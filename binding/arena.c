@@ -272,23 +272,12 @@ static PyObject *arena_cpu_dead(PyObject *op, PyObject *value)
 
 static PyObject *arena_ndarray(PyObject *op, PyObject *args, PyObject *kwargs)
 {
-    PyObject *module = PyImport_ImportModule("uslub._arrays"), *function, *all = NULL;
-    PyObject *array = NULL;
-    Py_ssize_t count = PyTuple_GET_SIZE(args);
+    return call_method("uslub._arrays", "ndarray", op, args, kwargs);
+}
 
-    function = module == NULL ? NULL : PyObject_GetAttrString(module, "ndarray");
-    all = function == NULL ? NULL : PyTuple_New(count + 1);
-    if (all != NULL) {
-        PyTuple_SET_ITEM(all, 0, Py_NewRef(op));
-        for (Py_ssize_t i = 0; i < count; i++) {
-            PyTuple_SET_ITEM(all, i + 1, Py_NewRef(PyTuple_GET_ITEM(args, i)));
-        }
-        array = PyObject_Call(function, all, kwargs);
-    }
-    Py_XDECREF(all);
-    Py_XDECREF(function);
-    Py_XDECREF(module);
-    return array;
+static PyObject *arena_dumps(PyObject *op, PyObject *args, PyObject *kwargs)
+{
+    return call_method("uslub._dumps", "dumps", op, args, kwargs);
 }
 
 static PyObject *arena_reduce(PyObject *op, PyObject *unused)
@@ -409,6 +398,9 @@ static PyMethodDef arena_methods[] = {
      METH_VARARGS | METH_KEYWORDS,
      "ndarray($self, shape, dtype='float64', *, zero=False, order='C', node=None)\n--\n\n"
      "A NumPy array; the memory returns when its last view is gone."},
+    {"dumps", (PyCFunction)(void (*)(void))arena_dumps, METH_VARARGS | METH_KEYWORDS,
+     "dumps($self, x, *, protocol=5)\n--\n\n"
+     "A Python object in one block of the arena; uslub.loads() reads it in place."},
     {"adopt", arena_adopt, METH_O,
      "adopt($self, handle, /)\n--\n\nTake over an object that was let go with obj.move()."},
     {"validate", arena_validate, METH_NOARGS,

@@ -238,6 +238,12 @@ PyObject *geometry_record(struct state *state, const struct us_geometry *g);
 /* Calls uslub.MODULE.FUNCTION(first, second); second may be NULL. Steals second. */
 PyObject *call_helper(const char *module, const char *function, PyObject *first,
                       PyObject *second);
+PyObject *call_method(const char *module, const char *function, PyObject *self,
+                      PyObject *args, PyObject *kwargs);
+
+/* ---- stream.c ---- */
+
+PyObject *module_gather(PyObject *module, PyObject *args);
 
 /* ---- object.c, probe.c ---- */
 

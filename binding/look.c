@@ -22,6 +22,29 @@ PyObject *call_helper(const char *module, const char *function, PyObject *first,
     return result;
 }
 
+/* A method written in Python: module.function(self, *args, **kwargs). */
+PyObject *call_method(const char *module, const char *function, PyObject *self,
+                      PyObject *args, PyObject *kwargs)
+{
+    PyObject *imported = PyImport_ImportModule(module), *callable, *all = NULL;
+    PyObject *result = NULL;
+    Py_ssize_t count = PyTuple_GET_SIZE(args);
+
+    callable = imported == NULL ? NULL : PyObject_GetAttrString(imported, function);
+    all = callable == NULL ? NULL : PyTuple_New(count + 1);
+    if (all != NULL) {
+        PyTuple_SET_ITEM(all, 0, Py_NewRef(self));
+        for (Py_ssize_t i = 0; i < count; i++) {
+            PyTuple_SET_ITEM(all, i + 1, Py_NewRef(PyTuple_GET_ITEM(args, i)));
+        }
+        result = PyObject_Call(callable, all, kwargs);
+    }
+    Py_XDECREF(all);
+    Py_XDECREF(callable);
+    Py_XDECREF(imported);
+    return result;
+}
+
 /* A record of uslub.info from a dictionary of its fields, which is stolen. */
 static PyObject *make_record(PyObject *type, PyObject *fields)
 {
@@ -54,15 +77,15 @@ PyObject *arena_info(PyObject *op, PyObject *unused)
     }
     return make_record(
         self->state->arena_info,
-        Py_BuildValue("{sssssIsIsIsIsKsKsKsKsKsKsKsIsIsI}", "name", info.name, "id",
+        Py_BuildValue("{sssssIsIsIsIsKsKsKsKsKsKsKsKsIsIsI}", "name", info.name, "id",
                       self->id, "layout_version", info.layout_version, "page_size",
                       info.page_size, "cpus", info.cpus, "nodes", info.nodes, "size",
                       (ull)info.size, "file_size", (ull)info.file_size, "data_offset",
                       (ull)info.data_offset, "committed", (ull)info.committed,
                       "free_pages", (ull)info.free_pages, "reserve_pages",
-                      (ull)info.reserve_pages, "created_ns", (ull)info.created_ns,
-                      "caches", info.caches, "processes", info.processes,
-                      "processes_dead", info.processes_dead));
+                      (ull)info.reserve_pages, "keep", (ull)info.keep, "created_ns",
+                      (ull)info.created_ns, "caches", info.caches, "processes",
+                      info.processes, "processes_dead", info.processes_dead));
 }
 
 PyObject *arena_processes(PyObject *op, PyObject *unused)

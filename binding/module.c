@@ -73,6 +73,8 @@ static PyMethodDef module_functions[] = {
     {"size_bytes", module_size_bytes, METH_O,
      "size_bytes(size, /)\n--\n\n"
      "Read a size as every call here does: 4096, '64KiB', '1.5G'."},
+    {"_gather", module_gather, METH_VARARGS,
+     "_gather(obj, addresses, nbytes, /)\n--\n\n"},
     {NULL, NULL, 0, NULL},
 };
 

@@ -421,6 +421,17 @@ static PyObject *object_copy(PyObject *op, PyObject *unused)
     return Py_NewRef(op);
 }
 
+static PyObject *object_dlpack(PyObject *op, PyObject *args, PyObject *kwargs)
+{
+    return call_method("uslub._dlpack", "dlpack", op, args, kwargs);
+}
+
+static PyObject *object_dlpack_device(PyObject *op, PyObject *unused)
+{
+    (void)unused;
+    return call_helper("uslub._dlpack", "dlpack_device", op, NULL);
+}
+
 static PyObject *object_deepcopy(PyObject *op, PyObject *memo)
 {
     return call_helper("uslub._wire", "deep_copy", op, Py_NewRef(memo));
@@ -439,6 +450,12 @@ static PyMethodDef object_methods[] = {
      "__enter__($self, /)\n--\n\nThe object itself."},
     {"__exit__", (PyCFunction)(void (*)(void))object_exit, METH_FASTCALL,
      "__exit__($self, /, *details)\n--\n\nfree(), unless that happened already."},
+    {"__dlpack__", (PyCFunction)(void (*)(void))object_dlpack,
+     METH_VARARGS | METH_KEYWORDS,
+     "__dlpack__($self, *, stream=None, max_version=None, dl_device=None, copy=None)\n"
+     "--\n\nThe bytes as a DLPack capsule, for from_dlpack() of any array library."},
+    {"__dlpack_device__", object_dlpack_device, METH_NOARGS,
+     "__dlpack_device__($self, /)\n--\n\nMain memory."},
     {"__bytes__", object_bytes, METH_NOARGS, "__bytes__($self, /)\n--\n\nA copy."},
     {"__reduce__", object_reduce, METH_NOARGS, NULL},
     {"__copy__", object_copy, METH_NOARGS, NULL},

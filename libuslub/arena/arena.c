@@ -564,6 +564,7 @@ us_err us_arena_stat(us_arena *arena, struct us_arena_info *ret)
     ret->data_offset = arena->data_start;
     ret->committed = (uint64_t)st.st_blocks * 512;
     ret->reserve_pages = arena->config.reserve_pages;
+    ret->keep = arena->config.keep_pages << US_PAGE_SHIFT;
     ret->created_ns = arena->config.created_ns;
     ret->caches = us_load_relaxed32(&arena->header->cache_count);
     for (uint32_t node = 0; node < arena->nodes; node++) {

@@ -12,6 +12,7 @@ Arena, Cache and Object are documented in ``_engine.pyi``, errors in `uslub.erro
 whole of it by example in docs/guide/python.md.
 """
 
+from uslub._dumps import loads
 from uslub._engine import (
     Arena,
     Cache,
@@ -118,6 +119,7 @@ __all__ = [
     "__version__",
     "arenas",
     "geometry",
+    "loads",
     "size_bytes",
 ]
 

@@ -238,6 +238,29 @@ class Arena:
         """
 
     def _receive(self, wire: bytes) -> Object: ...
+    def dumps(self, x: object, *, protocol: int = 5) -> Object:
+        """A whole Python object in one block of the arena; `uslub.loads()` reads it.
+
+        Pickled with protocol 5, every large buffer out of band: NumPy arrays, pandas
+        frames and Arrow tables are copied once, here, and looked at in place by
+        everybody who loads the block. Arrays of `arena.ndarray()` are copied too, so a
+        block stands for itself; other objects of an arena go in as handles.
+
+        Args:
+            x: Anything that can be pickled.
+            protocol: Of pickle; 5 is the first that can leave buffers out.
+
+        Returns:
+            An Object like any other: send it, move it, keep it. Its first buffer and
+            each further one begin at a multiple of 64 bytes.
+
+        Raises:
+            BadArgument: A protocol without out-of-band buffers.
+            OutOfMemory: No room for the block.
+            BadSize: More bytes than an arena can hold.
+            Whatever pickle raises for `x`.
+        """
+
     def adopt(self, handle: Handle) -> Object:
         """Take over an object that another process let go with `obj.move()`.
 
@@ -509,6 +532,27 @@ class Object:
     def __bytes__(self) -> bytes:
         """A copy."""
 
+    def __dlpack__(
+        self,
+        *,
+        stream: None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """The bytes for ``from_dlpack()`` of NumPy, PyTorch, JAX and others: uint8.
+
+        No copy; counts as an exported buffer. Arrays of `arena.ndarray()` have their
+        own, with shape and dtype.
+
+        Raises:
+            ModuleNotFoundError: NumPy is not installed; it makes the capsule.
+            ObjectFreed: The object has no memory any more.
+        """
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """(1, 0): main memory."""
+
     def __buffer__(self, flags: int, /) -> memoryview: ...
     def __release_buffer__(self, view: memoryview, /) -> None: ...
 
@@ -544,6 +588,9 @@ def geometry(
 
 def size_bytes(size: Size) -> int:
     """Read a size as every call here does: 4096, "64KiB", "1.5G"."""
+
+def _gather(obj: Object, addresses: list[int], nbytes: int, /) -> None:
+    """Copy pieces of `nbytes` each into `obj`, past the caches; believes addresses."""
 
 class ChannelBase:
     """The half of `uslub.Channel` that is C."""

@@ -26,6 +26,7 @@ class ArenaInfo:
     committed: int  #: what the file really occupies
     free_pages: int
     reserve_pages: int  #: per node, for `emergency=True`
+    keep: int  #: free bytes that stay committed
     created_ns: int  #: since 1970
     caches: int
     processes: int  #: participants that are alive

@@ -1,8 +1,8 @@
 """Bit-flipped arenas: an exception or an answer, never a crash, a hang, a wild access.
 
 A child process damages copies of one arena, a few bits each, and uses them: attach,
-receive, reap, validate, info, allocate, free, shrink. It prints the number of the image before it
-begins, so that a death or a hang names its image.
+receive, reap, validate, info, allocate, free, shrink. It prints the number of the image
+before it begins, so that a death or a hang names its image.
 """
 
 from __future__ import annotations

@@ -462,8 +462,7 @@ MUTANTS = [
         "queues.py",
         "        if node.shared is not None and node.shared.entries:\n"
         "            moved",
-        "        if False:\n"
-        "            moved",
+        "        if False:\n            moved",
         "test_model_queues.py::"
         "test_an_empty_array_is_refilled_from_the_shared_one_first",
     ),
@@ -488,24 +487,21 @@ MUTANTS = [
         "queues.py",
         "    while node.free_objects > node.free_limit and node.free:\n",
         "    while False:\n",
-        "test_model_queues.py::"
-        "test_free_slabs_beyond_the_limit_are_destroyed",
+        "test_model_queues.py::test_free_slabs_beyond_the_limit_are_destroyed",
     ),
     Mutant(
         "SLAB: the reaper does not spare a used array",
         "queues.py",
         "    if queue.touched:\n        queue.touched = False\n        return\n",
         "",
-        "test_model_queues.py::"
-        "test_the_reaper_spares_a_touched_array_once",
+        "test_model_queues.py::test_the_reaper_spares_a_touched_array_once",
     ),
     Mutant(
         "SLAB: the order may waste a quarter",
         "queues.py",
         "left * 8 <= block",
         "left * 4 <= block",
-        "test_model_queues.py::"
-        "test_the_order_wastes_at_most_an_eighth",
+        "test_model_queues.py::test_the_order_wastes_at_most_an_eighth",
     ),
     Mutant(
         "SLOB: the last hole instead of the first",
@@ -520,16 +516,14 @@ MUTANTS = [
         "slob.py",
         "    if at and page.starts[at - 1] + page.sizes[at - 1] == start:\n",
         "    if False:\n",
-        "test_model_slob.py::"
-        "test_neighbours_merge_when_they_are_free",
+        "test_model_slob.py::test_neighbours_merge_when_they_are_free",
     ),
     Mutant(
         "SLOB: no list is rotated",
         "slob.py",
         "                self.lists[kind] = pages[at:] + pages[:at]\n",
         "                pass\n",
-        "test_model_slob.py::"
-        "test_the_page_that_served_becomes_the_first_of_its_list",
+        "test_model_slob.py::test_the_page_that_served_becomes_the_first_of_its_list",
     ),
     Mutant(
         "SLOB: a full page returns to its old list",
@@ -544,8 +538,7 @@ MUTANTS = [
         "slob.py",
         " or (node is not None and page.node != node)",
         "",
-        "test_model_slob.py::"
-        "test_a_page_of_another_node_does_not_serve_a_named_node",
+        "test_model_slob.py::test_a_page_of_another_node_does_not_serve_a_named_node",
     ),
     Mutant(
         "a drain takes the lock once per slab",
@@ -576,8 +569,7 @@ MUTANTS = [
         "adopt.py",
         "    c.main = parked[: cache.sheaf_capacity][::-1]\n",
         "    c.main = parked[: cache.sheaf_capacity]\n",
-        "test_model_lines.py::"
-        "test_parked_objects_are_handed_out_in_their_order",
+        "test_model_lines.py::test_parked_objects_are_handed_out_in_their_order",
     ),
 ]
 

@@ -113,6 +113,7 @@ struct us_arena_info {
     uint64_t committed;   /* bytes that the file really occupies */
     uint64_t free_pages;
     uint64_t reserve_pages; /* per node */
+    uint64_t keep;          /* free bytes that stay committed */
     uint64_t created_ns;    /* CLOCK_REALTIME */
     uint32_t caches;
     uint32_t processes;      /* registered participants that are alive */
