@@ -20,7 +20,7 @@
 #include "arena/handle.h"
 #include "base/cpu.h"
 
-#define KEEP_DEFAULT_MAX (64ULL << 20)
+#define KEEP_DEFAULT_MAX (256ULL << 20)
 
 static us_err make_config(const struct us_arena_config *wish, bool anonymous,
                           struct us_config *ret)
@@ -59,7 +59,7 @@ static us_err make_config(const struct us_arena_config *wish, bool anonymous,
     ret->reserve_pages = (wish->reserve + US_PAGE_SIZE - 1) >> US_PAGE_SHIFT;
     ret->keep_pages = wish->keep >> US_PAGE_SHIFT;
     if (wish->keep == UINT64_MAX) {
-        uint64_t keep = wish->size / 8;
+        uint64_t keep = wish->size / 4;
 
         ret->keep_pages =
             (keep < KEEP_DEFAULT_MAX ? keep : KEEP_DEFAULT_MAX) >> US_PAGE_SHIFT;

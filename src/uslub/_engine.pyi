@@ -57,7 +57,7 @@ class Arena:
             cpus: CPU slots; None: as many as the machine has (at most 512).
             nodes: Memory nodes; None: as many as the machine has (at most 16).
             reserve: Bytes per node that only `emergency=True` may use.
-            keep: Free bytes that stay committed; None: size / 8, at most 64 MiB.
+            keep: Free bytes that stay committed; None: size / 4, at most 256 MiB.
             order_cpus: CPUs that the slab-order formula counts; None: `cpus`.
 
         Raises:

@@ -53,7 +53,8 @@ class Objects(Arrays):
 
     def __init__(self, context: SpawnContext, size: int, depth: int) -> None:
         super().__init__(context, size, depth)
-        self.cache = self.arena.cache("message", size)
+        # As many empty slabs stay as messages can be under way.
+        self.cache = self.arena.cache("message", size, min_partial=depth + SPARE)
 
     def make(self) -> Bytes:
         self.made = self.cache.alloc()
