@@ -81,8 +81,8 @@ struct us_arena_config {
     uint32_t cpus;    /* CPU slots; 0: as many as the machine has (at most 512) */
     uint32_t nodes;   /* memory nodes; 0: as many as the machine has (at most 16) */
     uint64_t reserve; /* bytes per node that only US_GFP_EMERGENCY may use */
-    uint64_t
-        keep; /* free bytes kept committed; UINT64_MAX: default (size / 4, <= 256 MiB) */
+    uint64_t keep; /* free bytes kept committed; UINT64_MAX: default (size / 4, <= 256
+                      MiB) */
     uint32_t order_cpus; /* CPUs that the slab-order formula counts; 0: same as cpus */
 };
 
