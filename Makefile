@@ -28,7 +28,7 @@ C_TSAN := -Db_sanitize=thread -Db_lundef=false
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check ctest-aarch64 bench docs build build-debug lint format types tidy \
+.PHONY: help demo test check test-torch explore mutants ctest-aarch64 bench docs build build-debug lint format types tidy \
         ctest ctest-asan ctest-tsan clean
 
 help: ## this list
@@ -40,9 +40,13 @@ demo: $(STAMPS)/deps-demo $(INSTALLED) ## real pictures through one shared heap,
 test: $(STAMPS)/deps-test $(INSTALLED) tidy ctest ## the gate: tidy, C tests with debug checks, pytest; two minutes
 	$(PY) -m pytest -q -m "not check"
 
-check: test ctest-asan ctest-tsan ctest-aarch64 build-debug lint types ## all of it: test, sanitizers, debug build, long runs, lint, types
-	PYTHONPATH=build/debug-site $(PY) -m pytest -q -m "not check"
+check: test ctest-asan ctest-tsan ctest-aarch64 explore mutants build-debug lint types test-torch ## all of it: test, sanitizers, all schedules, mutants, debug build, long runs, lint, types
+	PYTHONPATH=build/debug-site $(PY) -m pytest -q -m "not check" --ignore tests/lab --ignore tests/model
 	USLUB_PROFILE=long $(PY) -m pytest -q -m check --timeout 900
+
+test-torch: $(STAMPS)/deps-torch $(INSTALLED) ## what needs PyTorch, which is large and optional
+	$(PY) -m pytest -q -rs tests/api/test_torch.py tests/api/test_api_interchange.py tests/api/test_bad_handles.py \
+	    tests/api/test_api_lifetime.py tests/test_docs.py
 
 bench: $(STAMPS)/deps-bench $(INSTALLED) ## measure, write bench/results, draw the plots
 	$(PY) bench/run.py
@@ -81,6 +85,12 @@ ctest-asan: $(VENV_READY) ## the C tests under AddressSanitizer and UBSan
 ctest-tsan: $(VENV_READY) ## the C tests under ThreadSanitizer
 	TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1 \
 	$(BOOTSTRAP) ctest tsan -Ddebug_checks=true $(C_WARN) $(C_TSAN)
+
+explore: ctest ## every schedule that the explorer knows; `make ctest` tries a part
+	build/test/libuslub/explore-sharing_explore deep
+
+mutants: $(VENV_READY) ## break the engine line by line: each must be noticed
+	$(PY) dev/mutants.py
 
 ctest-aarch64: ## the C tests for aarch64, under an emulator
 	dev/aarch64.sh
