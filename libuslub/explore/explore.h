@@ -39,11 +39,11 @@ struct actor {
     us_arena *arena;
     us_cache *cache;
     struct us_tls tls;
-    int fd; /* the life lock; -1: dead */
+    int fd; /* the life lock is on it */
     ucontext_t context;
     char *stack;
     void (*work)(struct actor *);
-    bool begun, done, waits;
+    bool begun, done, waits, dead;
     uint64_t steps;
     void *data; /* of the test */
     /* As they were when the copy was made. */
@@ -105,7 +105,7 @@ static void turn(int number, uint64_t steps)
 {
     struct actor *self = &actors[number];
 
-    if (self->work == NULL || self->done || self->fd < 0) {
+    if (self->work == NULL || self->done || self->dead) {
         return;
     }
     if (!self->begun) {
@@ -133,11 +133,26 @@ static void as(int number, void (*work)(struct actor *))
     us_tls.id = US_TLS_NOBODY;
 }
 
+static void lock(struct actor *self, short type, off_t start, off_t length)
+{
+    struct flock range = {
+        .l_type = type,
+        .l_whence = SEEK_SET,
+        .l_start = start,
+        .l_len = length,
+    };
+    int failed = fcntl(self->fd, F_OFD_SETLK, &range);
+
+    assert(failed == 0);
+    (void)failed;
+}
+
+/* The kernel drops all locks of a description. */
 static void die(int number)
 {
-    if (actors[number].fd >= 0) {
-        (void)close(actors[number].fd);
-        actors[number].fd = -1;
+    if (!actors[number].dead) {
+        lock(&actors[number], F_UNLCK, 0, 0);
+        actors[number].dead = true;
     }
 }
 
@@ -191,19 +206,6 @@ static void clear_new_pages(void)
     }
 }
 
-static void lock_life(struct actor *self, int fd)
-{
-    struct flock lock = {
-        .l_type = F_WRLCK,
-        .l_whence = SEEK_SET,
-        .l_start = (off_t)(US_LOCK_BASE + us_me(self->arena) - 1u),
-        .l_len = 1,
-    };
-    int failed = fcntl(fd, F_OFD_SETLK, &lock);
-
-    assert(failed == 0);
-}
-
 static int open_again(void)
 {
     char path[64];
@@ -234,11 +236,10 @@ static void put_back(void)
             memset(extra.entries, 0, extra.room * sizeof(*extra.entries));
         }
         self->arena->extra.used = 0;
-        if (self->fd < 0) {
-            self->fd = open_again();
-            lock_life(self, self->fd);
+        if (self->dead) {
+            lock(self, F_WRLCK, (off_t)(US_LOCK_BASE + us_me(self->arena) - 1u), 1);
+            self->dead = false;
         }
-        self->arena->fd = self->fd;
         self->tls = self->kept_tls;
         self->begun = self->done = self->waits = false;
         self->steps = 0;
@@ -334,7 +335,7 @@ static void finish(const struct schedule *s, int first, int last)
         all_done = true;
         for (int i = first; i <= last; i++) {
             turn(i, PATIENCE);
-            if (actors[i].work != NULL && actors[i].fd >= 0 && !actors[i].done) {
+            if (actors[i].work != NULL && !actors[i].dead && !actors[i].done) {
                 EXPECT(s, actors[i].waits, "%c does not end", 'A' + i);
                 all_done = false;
             }

@@ -4,7 +4,7 @@
  * reap, with deaths at every step, also of the reaper.
  *
  *   sharing_explore            what `make test` runs
- *   sharing_explore deep       every pair of steps instead of a part (make check)
+ *   sharing_explore deep       eight times as many pairs of steps (make check)
  *   sharing_explore NAME A:17 B A! ...    one schedule again
  *
  * After each: whoever is alive holds what it was told it holds, and nobody else holds
@@ -388,7 +388,7 @@ static bool died_inside(void)
 static void check_the_living(const struct schedule *s)
 {
     for (int who = 0; who < REAPER; who++) {
-        for (int i = 0; i < OBJECTS && actors[who].fd >= 0; i++) {
+        for (int i = 0; i < OBJECTS && !actors[who].dead; i++) {
             struct us_object_info info = {0};
             const char *bytes = thing(&actors[REAPER], i);
             uint32_t slot = us_me(actors[who].arena) - 1u;
@@ -443,7 +443,7 @@ static void check(const struct schedule *s)
     EXPECT(s, us_validate(a, NULL, complain, NULL) == 0, "validate()");
     check_the_living(s);
     for (int who = 0; who < REAPER; who++) {
-        if (actors[who].fd >= 0) {
+        if (!actors[who].dead) {
             as(who, drop_all);
             die(who);
         }
@@ -523,7 +523,7 @@ static void explore(const struct scenario *sc)
 
         for (uint64_t k = 0; k <= xs; k++) {
             /* A part of the second actor's steps, another one for each k. */
-            uint64_t stride = deep ? 1 : ys / 3 + 1;
+            uint64_t stride = ys / (deep ? 24 : 3) + 1;
 
             TRY({x, k}, {y, ALL}, {x, ALL});
             TRY({x, k}, {x, DEATH}, {y, ALL});
@@ -547,7 +547,7 @@ static void explore(const struct scenario *sc)
             actors[REAPER].steps = 0;
             turn(REAPER, PATIENCE);
             rs = actors[REAPER].steps;
-            stride = deep ? 7 : rs / 3 + 1;
+            stride = rs / (deep ? 16 : 3) + 1;
             for (uint64_t j = k % stride; j <= rs; j += stride) {
                 TRY({x, k}, {x, DEATH}, {REAPER, j}, {y, ALL}, {REAPER, ALL});
                 if (!sc->first_is_dead) { /* C takes up what a dead reaper left */
@@ -594,9 +594,7 @@ static void close_actors(void)
         if (i > 0 && i < REAPER) {
             free(channels[i]);
         }
-        if (actors[i].fd >= 0) {
-            (void)close(actors[i].fd);
-        }
+        (void)close(actors[i].fd);
         if (i > 0) {
             us_arena_handle_drop(actors[i].arena);
         }
