@@ -37,9 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MIB",
         help="for each CPU (default: 64)",
     )
-    add(
-        "--every", type=float, metavar="S", help="further checkpoints, S seconds apart"
-    )
+    add("--every", type=float, metavar="S", help="further checkpoints, S seconds apart")
     add("command", nargs="*", metavar="COMMAND", help="after --: what to run meanwhile")
     parser.epilog = EPILOG + (parser.epilog or "")
 
