@@ -68,10 +68,12 @@ READING = """\
 - **Memory** is what the arena's file occupies (`us_arena_stat`); the page tables of
   each process come on top. For malloc it is the growth of the resident set, whose
   resolution is a page.
-- **The lab's peer answers other questions.** `perf kmem stat` counts bytes and hits by
-  call site, in C; `uslub replay` runs every event through the executable specification
-  of the allocator, in Python, and predicts slabs, lists and locks of each cache. The
-  events are those of `sample:linux-6.18` for both: for perf as a perf.data file that
+- **The lab's peer answers one of two questions.** `perf kmem stat` counts bytes and
+  hits by call site, in C. `uslub trace stat` answers the same, with peaks and
+  lifetimes, in columns (NumPy, pyarrow); half of its time is the start of Python and
+  of these two. `uslub replay` runs every event through the executable specification of
+  the allocator, in Python, and predicts slabs, lists and locks of each cache. The
+  events are those of `sample:linux-6.18` for all: for perf as a perf.data file that
   `bench/python/perf_data.py` wrote, for uslub in its compact form. Times are of whole
   processes, start of the interpreter included; the replay is also timed without that.
 - **Memory of the lab** is the peak resident size of a process that replays one life of

@@ -154,6 +154,11 @@ def lab_lines(samples: Samples) -> Iterator[Line]:
         perf = samples.get("lab peer", "perf kmem stat")
         what = "Lab: the same events, whole processes, per event"
         yield compare(what, ours, perf, 1.0)
+    if any(one.subject == "uslub trace stat" for one in samples.find("lab peer")):
+        perf = samples.get("lab peer", "perf kmem stat")
+        ours = samples.get("lab peer", "uslub trace stat")
+        what = "Lab: perf kmem stat --slab against uslub trace stat, same events,"
+        yield compare(f"{what} whole processes, per event", ours, perf, 1.0)
     peaks = [one for one in samples.find("lab memory") if one.subject == "uslub"]
     if peaks:
         few, many = sorted(peaks, key=lambda one: one.params["asked"])

@@ -2,7 +2,8 @@
 
     lab.py replay ROUNDS         nanoseconds per event, by design, from the compact file
     lab.py import ROUNDS LINES   nanoseconds per line of ftrace text
-    lab.py peer ROUNDS           nanoseconds per event: `uslub replay`, `perf kmem stat`
+    lab.py peer ROUNDS           nanoseconds per event: `uslub replay`, `uslub trace
+                                 stat`, `perf kmem stat`
     lab.py memory EVENTS         peak resident bytes after a trace of so many events
 
 The trace is the one that comes with uslub, `sample:linux-6.18`. A replay keeps to one
@@ -58,17 +59,21 @@ def importing(rounds: int, lines: int) -> dict[str, list[float]]:
 
 
 def peers(rounds: int) -> dict[str, list[float]]:
-    """Two programs on the same events, in turn."""
-    found: dict[str, list[float]] = {"uslub replay": [], "perf kmem stat": []}
+    """Programs on the same events, in turn; the last two answer the same question."""
+    found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "perf.data"
         events = perf_data.write(open_trace(sample("linux-6.18")).chunks(), data)
-        uslub = [sys.executable, "-m", "uslub", "replay", "sample:linux-6.18"]
+        uslub, trace = [sys.executable, "-m", "uslub"], "sample:linux-6.18"
         perf = ["perf", "kmem", "-i", str(data), "--slab", "--caller", "--raw-ip"]
-        commands = {"uslub replay": uslub, "perf kmem stat": [*perf, "stat"]}
+        commands = {
+            "uslub replay": [*uslub, "replay", trace],
+            "uslub trace stat": [*uslub, "trace", "stat", trace, "--caller", "-l", "0"],
+            "perf kmem stat": [*perf, "stat"],
+        }
         for _ in range(rounds):
             for name, command in commands.items():
-                found[name].append(timed(command) / events * 1e9)
+                found.setdefault(name, []).append(timed(command) / events * 1e9)
     return found
 
 

@@ -42,7 +42,7 @@ def importing(samples: Samples, small: bool) -> None:
 
 
 def peer(samples: Samples, small: bool) -> None:
-    """Whole processes on the same events: `uslub replay`, `perf kmem stat`."""
+    """Whole processes on the same events: two commands of uslub, `perf kmem stat`."""
     if shutil.which("perf") is None:
         return
     with Watch(samples, "lab peer"):

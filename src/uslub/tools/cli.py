@@ -81,7 +81,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         description="The SLUB slab allocator of Linux, in shared memory.",
         epilog=EPILOG,
     )
-    parser.add_argument("--version", action="version", version=f"uslub {version()}")
+    parser.add_argument("--version", action=Version, nargs=0, help="print it and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, module, text in COMMANDS:
         command = commands.add_parser(
@@ -133,6 +133,16 @@ def advice(missing: str) -> str:
         (name for name, needs in EXTRAS if missing.split(".")[0] in needs), None
     )
     return f"install it with `pip install {f'uslub[{extra}]' if extra else missing}`"
+
+
+class Version(argparse.Action):
+    """`--version`: looked up only when asked for, because that takes 20 ms."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, *_: object, **__: object
+    ) -> None:
+        print(f"uslub {version()}")
+        parser.exit()
 
 
 def version() -> str:

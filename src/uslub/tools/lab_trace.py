@@ -1,4 +1,4 @@
-"""`uslub trace`: convert a trace, look into one, cut a part out of it."""
+"""`uslub trace`: convert a trace, look into one, add it up, cut a part out of it."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from uslub.lab.trace import (
 from uslub.lab.trace.header import header_to_plain
 from uslub.lab.trace.kinds import Kind
 from uslub.tools.attach import UsageError
+from uslub.tools.lab_stat import add_stat, run_stat
 from uslub.tools.text import binary, columns, count
 
 SCHEMA = 1
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_convert(actions.add_parser("convert", help="make a compact trace of any other"))
     add_info(actions.add_parser("info", help="say what a trace holds"))
     add_cut(actions.add_parser("cut", help="take a window or some caches out of one"))
+    add_stat(actions.add_parser("stat", help="what `perf kmem stat` says, and more"))
     parser.epilog = EPILOG + (parser.epilog or "")
 
 
@@ -90,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
         "convert": run_convert,
         "info": run_info,
         "cut": run_cut,
+        "stat": statistics,
     }[args.action]
     with answerable():
         return action(args)
@@ -227,6 +230,12 @@ def run_info(args: argparse.Namespace) -> int:
             if args.caches:
                 print(cache_table(trace))
     return 0
+
+
+def statistics(args: argparse.Namespace) -> int:
+    """`uslub trace stat`."""
+    with open_trace(source(args.file), allow_loss=args.allow_loss) as trace:
+        return run_stat(args, trace)
 
 
 def document(trace: Trace) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from uslub.lab.trace.ground import Ground, load_ground
 from uslub.lab.trace.header import CacheInfo, CacheTruth, Checkpoint, Header
 from uslub.lab.trace.importing import convert, open_trace, sample
 from uslub.lab.trace.kinds import Kind
+from uslub.lab.trace.kmem_stat import Group, Stat, stat
 from uslub.lab.trace.matching import check_ground
 from uslub.lab.trace.store import Chunk, Trace
 from uslub.lab.trace.summary import cache_records
@@ -39,11 +40,13 @@ __all__ = [
     "EventsLost",
     "Ground",
     "GroundMismatch",
+    "Group",
     "Header",
     "Kind",
     "NotATrace",
     "PageTruth",
     "PointersHashed",
+    "Stat",
     "ToolMissing",
     "Trace",
     "TraceError",
@@ -57,4 +60,5 @@ __all__ = [
     "open_trace",
     "page_truth",
     "sample",
+    "stat",
 ]

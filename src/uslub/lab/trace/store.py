@@ -14,8 +14,9 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -255,7 +256,6 @@ class Trace:
     Attributes:
         path: The compact file.
         header: Kernel, caches, counts and oddities.
-        checkpoints: The kernel's own counters, where the trace carries them.
 
     Can be pickled: another process opens the file by its path.
     """
@@ -276,13 +276,28 @@ class Trace:
             plain["sites"] = unpacked(self._values["uslub.sites"])
             self.header: Header = header_from_plain(plain)
             self._index: list[list[int]] = unpacked(self._values["uslub.index"])
-            saved = unpacked(self._values["uslub.checkpoints"])
-            self.checkpoints = tuple(checkpoint_from_plain(each) for each in saved)
+            self._values["uslub.checkpoints"]  # there, at least
         except (KeyError, ValueError, TypeError, OSError) as error:
-            raise TraceError(
-                f"{self.path}: its description cannot be read ({type(error).__name__}:"
-                f" {error}); convert the trace again"
-            ) from None
+            raise self._unreadable(error) from None
+
+    @cached_property
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """The kernel's own counters, where the trace carries them; read when asked for.
+
+        Raises:
+            TraceError: They cannot be read.
+        """
+        try:
+            saved = unpacked(self._values["uslub.checkpoints"])
+            return tuple(checkpoint_from_plain(each) for each in saved)
+        except (KeyError, ValueError, TypeError, OSError) as error:
+            raise self._unreadable(error) from None
+
+    def _unreadable(self, error: Exception) -> TraceError:
+        return TraceError(
+            f"{self.path}: its description cannot be read ({type(error).__name__}:"
+            f" {error}); convert the trace again"
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Trace, (str(self.path),)
@@ -335,16 +350,38 @@ class Trace:
                 return chunk.start + int(np.searchsorted(chunk.time, time))
         return self.header.events
 
-    def _group(self, group: int) -> Chunk:
-        first, time, objects = self._index[group]
+    def groups(self, names: Sequence[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
+        """Some columns as they are on disk, a row group at a time.
+
+        For sums over whole traces: what is not read costs nothing.
+
+        Args:
+            names: Of DISK.
+
+        Yields:
+            Time of the first row, in units of the header; objects begun before it;
+            the columns.
+
+        Raises:
+            TraceTruncated: The file ends before its rows do, or is damaged.
+        """
+        for group, (_, time, objects) in enumerate(self._index):
+            yield time, objects, self._disk(group, names)
+
+    def _disk(self, group: int, names: Sequence[str]) -> dict[str, Any]:
         try:
-            table = self._file.read_row_group(group, use_threads=False)
-            column = {n: table.column(n).to_numpy() for n in DISK}
+            table = self._file.read_row_group(group, list(names), use_threads=False)
+            return {name: plain(table.column(name)) for name in names}
         except (OSError, pa.ArrowException) as error:
+            row = self._index[group][0]
             raise TraceTruncated(
-                f"{self.path}: row {first} and what follows cannot be read ({error});"
+                f"{self.path}: row {row} and what follows cannot be read ({error});"
                 " the file is damaged: copy or convert it again"
             ) from None
+
+    def _group(self, group: int) -> Chunk:
+        first, time, objects = self._index[group]
+        column = self._disk(group, tuple(DISK))
         kind, age = column["kind"], column["age"]
         before = objects + np.cumsum(np.isin(kind, STARTS))
         number = np.where(np.isin(kind, ENDS), before - age, -1)
@@ -357,6 +394,26 @@ class Trace:
             for name, kind_of in COLUMNS.items()
         }
         return Chunk(first, **columns)
+
+
+def plain(column: Any) -> Array:
+    """The numbers of a column of pyarrow as they lie in memory.
+
+    Its own to_numpy() would import pandas where that is installed, which takes longer
+    than to read a million rows.
+
+    Raises:
+        pyarrow.ArrowInvalid: Some are missing.
+    """
+    if column.null_count:
+        raise pa.ArrowInvalid(f"{column.null_count} values are missing")
+    kind = np.dtype(str(column.type))
+    parts = [
+        np.frombuffer(each.buffers()[1], kind, len(each), each.offset * kind.itemsize)
+        for each in column.chunks
+        if len(each)
+    ]
+    return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, kind), *parts])
 
 
 def _parquet(path: Path) -> Any:
