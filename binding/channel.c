@@ -89,6 +89,10 @@ static PyObject *channel_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
         return NULL;
     }
     arena = (struct arena *)arena_value;
+    if (capacity_value == Py_None) {
+        PyErr_SetString(PyExc_TypeError, "capacity must be an int, not None");
+        return NULL;
+    }
     if (!convert_int(state, capacity_value, "capacity", 1, 1 << 24, &capacity) ||
         !arena_enter(arena)) {
         return NULL;
@@ -179,6 +183,10 @@ static bool convert_timeout(struct state *state, PyObject *value, int64_t *ret)
     }
     seconds = PyFloat_AsDouble(value);
     if (seconds == -1.0 && PyErr_Occurred()) {
+        if (PyErr_ExceptionMatches(PyExc_TypeError)) {
+            PyErr_Format(PyExc_TypeError, "timeout must be seconds or None, not %.100s",
+                         Py_TYPE(value)->tp_name);
+        }
         return false;
     }
     if (!(seconds >= 0)) { /* not a number is neither */

@@ -35,6 +35,12 @@ HOLD, REAP = "cache/hold.c", "share/reap.c"
 TICKET, CHANNEL, ARENA = "share/ticket.c", "share/channel.c", "arena/arena.c"
 
 MUTANTS = (
+    Mutant(
+        "two who commit one page, and one comes late",
+        "arena/commit.c",
+        "if (stop == page) {",
+        "if (false) {",
+    ),
     Mutant("send counts no transit", HOLD, "h.transits++;", ";"),
     Mutant("take leaves the transit", HOLD, "h.transits--;", ";"),
     Mutant(

@@ -93,9 +93,13 @@ us_err us_commit(struct us_arena *a, uint64_t offset, uint64_t bytes)
 
     while ((page = next_page(a, page, end, false)) < end) {
         uint64_t stop = next_page(a, page, end, true);
-        us_err err = us_limit_ask(a, (stop - page) << US_PAGE_SHIFT);
+        us_err err;
         int failed;
 
+        if (stop == page) {
+            continue; /* somebody has just committed it: planes are shared by all */
+        }
+        err = us_limit_ask(a, (stop - page) << US_PAGE_SHIFT);
         if (err != US_OK) {
             return err;
         }

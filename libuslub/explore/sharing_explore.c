@@ -44,6 +44,8 @@ static void note(struct actor *self, const void *object, int change)
     }
 }
 
+static bool refused;
+
 static void does_send(struct actor *self)
 {
     struct us_ticket ticket;
@@ -58,6 +60,14 @@ static void does_receive(struct actor *self)
     if (us_receive(self->arena, &tickets[0], &object) == US_OK) {
         note(self, object, 1);
     }
+}
+
+/* Each shares an object of its own, the first ones of their page of holders. */
+static void must_send(struct actor *self)
+{
+    struct us_ticket ticket;
+
+    refused = refused || us_send(self->arena, thing(self, number_of(self)), &ticket);
 }
 
 static void does_drop(struct actor *self)
@@ -177,6 +187,22 @@ static void allocate(struct actor *self)
     }
 }
 
+static void hands_over_the_other(struct actor *self)
+{
+    us_err err = us_move(self->arena, thing(self, 1));
+
+    assert(err == US_OK);
+    held[0][1] = 0;
+}
+
+static void adopts_the_other(struct actor *self)
+{
+    us_err err = us_adopt(self->arena, things[1], us_me(actors[0].arena));
+
+    assert(err == US_OK);
+    held[1][1] = 1;
+}
+
 /* A sends both, B receives both. */
 static void both_hold(void)
 {
@@ -195,6 +221,12 @@ static void both_hold(void)
         held[1][i] = 1;
     }
     us_tls.id = US_TLS_NOBODY;
+}
+
+static void each_has_one(void)
+{
+    as(0, hands_over_the_other);
+    as(1, adopts_the_other);
 }
 
 static void a_ticket_travels(void)
@@ -272,6 +304,7 @@ struct scenario {
 };
 
 static const struct scenario scenarios[] = {
+    {"first-send-send", each_has_one, {must_send, must_send}, false, NULL},
     {"send-send", both_hold, {does_send, does_send}, false, NULL},
     {"send-drop", both_hold, {does_send, does_drop}, false, NULL},
     {"drop-drop", both_hold, {does_drop, does_drop}, false, NULL},
@@ -438,6 +471,7 @@ static void check(const struct schedule *s)
         inside++;
         return;
     }
+    EXPECT(s, !refused, "a send was refused: %s", us_last_error());
     EXPECT(s, !called_damaged, "a sound channel was called damaged");
     EXPECT(s, !called_full || !has_room, "a channel with room was called full");
     EXPECT(s, us_validate(a, NULL, complain, NULL) == 0, "validate()");
@@ -469,7 +503,7 @@ static void begin_again(const struct scenario *sc)
 {
     put_back();
     forking = NULL;
-    called_damaged = called_full = false;
+    called_damaged = called_full = refused = false;
     has_room = sc->setup != two_messages_wait;
     memcpy(held, held_kept, sizeof(held));
     for (int i = 0; i < ACTORS; i++) {

@@ -109,8 +109,8 @@ class Channel(ChannelBase):
         """Send each; `timeout` seconds for all of them together.
 
         Raises:
-            TimedOut: The channel stayed full; its `sent` says how many went before.
-            ChannelClosed: As for send(), also with `sent`.
+            Error: What send() raises; its `sent` says how many went before. TimedOut if
+                the channel stayed full.
         """
         end = None if timeout is None else time.monotonic() + timeout
         sent = 0
@@ -120,8 +120,15 @@ class Channel(ChannelBase):
                     obj, None if end is None else max(0.0, end - time.monotonic())
                 )
                 sent += 1
-        except (TimedOut, ChannelClosed) as error:
-            error.sent = sent  # type: ignore[union-attr]
+        except TimedOut:
+            late = TimedOut(
+                f"the channel of {self.capacity} messages stayed full: {sent} were sent"
+                f" in {timeout} seconds"
+            )
+            late.sent = sent  # type: ignore[attr-defined]
+            raise late from None
+        except Error as error:
+            error.sent = sent  # type: ignore[attr-defined]
             raise
 
     def recv_many(self, max: int, timeout: float | None = None) -> list[Any]:
@@ -132,14 +139,18 @@ class Channel(ChannelBase):
         """
         if max < 1:
             raise BadArgument(f"max is {max}: expected 1 or more messages")
-        messages = [self.recv(timeout)]
+        first = self.recv(timeout)
+        return [first, *self._more(max - 1, first)]
+
+    def _more(self, max: int, *messages_before: Any) -> list[Any]:
+        messages: list[Any] = []
         while len(messages) < max:
             try:
                 message = self.try_recv()
             except ChannelClosed:
                 break
             except Error as error:
-                error.received = messages  # type: ignore[attr-defined]
+                error.received = [*messages_before, *messages]  # type: ignore[attr-defined]
                 raise
             if message is None:
                 break
@@ -176,7 +187,7 @@ class Channel(ChannelBase):
         return self._watcher.fd
 
     async def arecv(self) -> Any:
-        """recv() for asyncio; cancelling it loses no message."""
+        """recv() for asyncio; cancelling it loses no message (`asyncio.wait_for`)."""
         loop = asyncio.get_running_loop()
         fd = self.fileno()
         while True:
@@ -190,6 +201,20 @@ class Channel(ChannelBase):
                 await ready
             finally:
                 _forget(loop, fd, ready)
+
+    def try_send_many(self, objs: Iterable[Any]) -> int:
+        """As many of them as there is room for now; how many."""
+        sent = 0
+        for obj in objs:
+            if not self.try_send(obj):
+                break
+            sent += 1
+        return sent
+
+    def try_recv_many(self, max: int) -> list[Any]:
+        """At most `max` messages of those that are there now; ChannelClosed as recv()."""
+        message = self.try_recv()
+        return [] if message is None else [message, *self._more(max - 1, message)]
 
     async def asend(self, obj: Any) -> None:
         """send() for asyncio; tries every millisecond while the channel is full."""
@@ -210,7 +235,7 @@ class Channel(ChannelBase):
 
     def __repr__(self) -> str:
         closed = ", closed" if self.closed else ""
-        return f"<uslub.Channel {len(self)} of {self.capacity} messages{closed}>"
+        return f"<uslub.Channel of {self.capacity}, {len(self)} waiting{closed}>"
 
 
 # Several tasks may wait for one channel; an event loop takes one callback a descriptor.

@@ -7,8 +7,10 @@ before, so that the command line starts without the engine.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uslub._listing import DIRECTORY, arenas
@@ -21,6 +23,17 @@ if TYPE_CHECKING:
 
 class UsageError(Exception):
     """Asked in a way that cannot be answered: exit status 2."""
+
+
+def check_writable(name: str | Path) -> None:
+    """Can a file of this name be written?
+
+    Raises:
+        UsageError: No.
+    """
+    path = Path(name)
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UsageError(f"{name}: cannot be written; expected a file in a folder")
 
 
 def error_text(error: BaseException) -> str:

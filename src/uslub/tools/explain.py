@@ -25,6 +25,7 @@ from uslub.tools import (
     explain_topics_objects,
     explain_topics_paths,
 )
+from uslub.tools.attach import UsageError
 from uslub.tools.explain_draw import LEGEND
 from uslub.tools.explain_story import (
     TOPICS,
@@ -70,7 +71,8 @@ def add_trace_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answer; exit status 0, or 2 for an unknown topic."""
-    if args.trace:
+    check_words(args)
+    if args.trace is not None:
         return tell_trace(args)
     if args.list or not (args.topic or args.all):
         return list_topics(args)
@@ -92,6 +94,27 @@ def run(args: argparse.Namespace) -> int:
         if not print_story(console, topic.story(), step=args.step):
             break
     return 0
+
+
+def check_words(args: argparse.Namespace) -> None:
+    """Refuse options that say nothing together.
+
+    Raises:
+        UsageError: Naming them.
+    """
+    of_trace = [
+        f"--{name}"
+        for name in ("cache", "at", "until", "design")
+        if getattr(args, name) is not None
+    ]
+    if args.trace is None and of_trace:
+        raise UsageError(f"explain: {', '.join(of_trace)} need --from TRACE")
+    if args.trace is not None and (args.topic or args.all or args.list):
+        raise UsageError(
+            "explain: a topic (or --all, --list) and --from: give one of them"
+        )
+    if args.steps < 1:
+        raise UsageError(f"explain: --steps {args.steps}: give 1 or more")
 
 
 def tell_trace(args: argparse.Namespace) -> int:

@@ -92,7 +92,7 @@ def find_cache(trace: Trace, name: str | None) -> int:
         return trace.header.cache_index(name)
     except KeyError:
         raise UsageError(
-            f"explain --from: the trace has no cache {name!r}{suggestion(name, names)};"
+            f"the trace has no cache {name!r}{suggestion(name, names)};"
             " `uslub trace info --caches` lists them"
         ) from None
 

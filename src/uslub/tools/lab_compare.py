@@ -39,7 +39,7 @@ from uslub.lab.compare.sweep import Progress as Tell
 from uslub.lab.compare.table import caches_table, footnote, points_table
 from uslub.lab.replay import DESIGNS
 from uslub.lab.trace.errors import TraceError
-from uslub.tools.attach import UsageError, error_text
+from uslub.tools.attach import UsageError, check_writable, error_text
 
 SCHEMA = 1
 
@@ -96,7 +96,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-loss", action="store_true", help="replay a trace that lost events"
     )
-    parser.epilog = f"{EXAMPLES}\n{parser.epilog or ''}"
+    parser.epilog = (
+        f"{EXAMPLES}\nAll points leave out the tracer's own objects, which no design can"
+        f" change: `uslub replay --own-objects made` agrees.\n\n{parser.epilog or ''}"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -107,6 +110,13 @@ def run(args: argparse.Namespace) -> int:
     """
     try:
         plots = [plot_word(word) for word in args.plot]
+        if args.N < 0:
+            raise BadArgument(f"compare: -N {args.N}: give 0 or more")
+        for name in (args.html, args.csv, *(path for _, path in plots)):
+            if name is not None:
+                check_writable(name)
+        if args.store and Path(args.store).exists() and not Path(args.store).is_dir():
+            raise BadArgument(f"--store {args.store}: not a folder; name one")
         with telling(quiet=args.json) as tell:
             found = compare(
                 args.trace,
@@ -120,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
     except (BadGrid, BadArgument, TraceError, SweepFailed) as error:
         raise UsageError(error_text(error)) from error
     except FileNotFoundError as error:
-        raise UsageError(f"{error.filename}: no such file; name a trace") from error
+        raise UsageError(f"{error.filename}: no such file or folder") from error
     except IsADirectoryError as error:
         raise UsageError(f"{error.filename}: a folder; name a trace") from error
     write(found, args, plots)

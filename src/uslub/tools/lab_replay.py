@@ -32,7 +32,7 @@ from uslub.lab.replay.ground import checkpoints_of
 from uslub.lab.replay.replaying import MODES, OWN_OBJECTS, RCU_DELAY, opened
 from uslub.lab.replay.witness import page_witness
 from uslub.lab.trace import Checkpoint, TraceError, check_ground, load_ground
-from uslub.tools.attach import UsageError
+from uslub.tools.attach import UsageError, check_writable
 from uslub.tools.explain_trace import find_cache
 from uslub.tools.lab_replay_text import (
     caches_text,
@@ -121,6 +121,7 @@ def run(args: argparse.Namespace) -> int:
 def answer(args: argparse.Namespace) -> int:
     """The same with the errors of the lab."""
     settings = parse_settings(args.set)
+    check_words(args)
     quiet = args.quiet or args.json == "-"
     with telling("import", "%", quiet=quiet) as tell:
         trace = opened(
@@ -138,6 +139,11 @@ def answer(args: argparse.Namespace) -> int:
         ground = load_ground(args.ground)
         check_ground(trace, ground)
         truth = checkpoints_of(ground, trace.header)
+        if not truth:
+            raise BadArgument(
+                f"{args.ground}: has no checkpoints to judge by; expected a ground file"
+                " with `snapshots`"
+            )
     common: dict[str, Any] = {
         "design": args.design,
         "settings": settings,
@@ -166,6 +172,25 @@ def answer(args: argparse.Namespace) -> int:
         report.witness = page_witness(trace, result, truth)
     show(args, result, report)
     return 0
+
+
+def check_words(args: argparse.Namespace) -> None:
+    """Refuse what says nothing together, and files that cannot be written.
+
+    Raises:
+        BadArgument: Naming it, before anything is replayed.
+    """
+    if args.merge and args.nomerge:
+        raise BadArgument("replay: --merge and --nomerge: give one of them")
+    if args.interval and args.at:
+        raise BadArgument("replay: --interval has no moments: leave --at out")
+    if args.N < 0:
+        raise BadArgument(f"replay: -N {args.N}: give 0 or more")
+    if args.design == "":
+        raise BadArgument(f"replay: --design '': give one of {', '.join(DESIGNS)}")
+    for name in (args.csv, args.json):
+        if name is not None and name != "-":
+            check_writable(name)
 
 
 def show(args: argparse.Namespace, result: Result, report: GroundReport | None) -> None:

@@ -81,7 +81,9 @@ def compare(
     """
     combinations = points(grid)
     if jobs is not None and jobs < 1:
-        raise BadArgument(f"compare: {jobs} jobs; at least 1, or None for every core")
+        raise BadArgument(
+            f"compare: {jobs} jobs; at least 1, or leave it out for every core"
+        )
     source = located(trace)
     opened = open_trace(source, allow_loss=allow_loss)
     # A text may not say of which kernel it is; then every point names its design.

@@ -38,6 +38,15 @@ SINCE = (
 )
 
 
+#: Largest value of each tunable, and one that makes sense, for messages.
+LIMITS = {
+    "cpu_partial": (1 << 20, 30),
+    "min_partial": (1 << 20, 5),
+    "order": (10, 1),
+    "sheaf_capacity": (4096, 32),
+}
+
+
 class BadSetting(BadArgument):
     """A design, tunable or topology that cannot be replayed.
 
@@ -63,9 +72,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, value in self.named().items():
-            if value < 0 or (name == "order" and value > 10):
-                limits = "0 to 10" if name == "order" else "0 or more"
-                raise BadSetting(f"setting {name}={value}: give {limits}")
+            if not 0 <= value <= LIMITS[name][0]:
+                raise BadSetting(
+                    f"setting {name}={value}: give 0 to {LIMITS[name][0]}, as in"
+                    f" {name}={LIMITS[name][1]}"
+                )
 
     def named(self) -> dict[str, int]:
         """Those that change something."""
@@ -94,8 +105,11 @@ def parse_settings(texts: Iterable[str]) -> Settings:
                 raise BadSetting(f"no setting {name!r}: {hint}there are {known}")
             if not equals or not re.fullmatch(r"\s*\d+\s*", value):
                 raise BadSetting(
-                    f"setting {word.strip()!r}: give a whole number, as in {name}=30"
+                    f"setting {word.strip()!r}: give a whole number, as in"
+                    f" {name}={LIMITS[name][1]}"
                 )
+            if name in found:
+                raise BadSetting(f"setting {name}: given twice; give it once")
             found[name] = int(value)
     return Settings(**found)
 
@@ -122,8 +136,8 @@ def design_of(kernel: str) -> str:
     match = re.search(r"(\d+)\.(\d+)", kernel)
     if match is None:
         raise BadSetting(
-            f"kernel release {kernel!r} has no number: name the design of that kernel"
-            f" ({', '.join(DESIGNS)})"
+            f"the trace says kernel release {kernel!r}, which has no number: name the"
+            f" design of that kernel with --design ({', '.join(DESIGNS)})"
         )
     release = (int(match[1]), int(match[2]))
     return next(design for first, design in SINCE if release >= first)

@@ -16,6 +16,7 @@ import numpy as np
 
 from uslub.lab.trace.batch import Array
 from uslub.lab.trace.errors import TraceError
+from uslub.lab.trace.files import not_onto_itself
 from uslub.lab.trace.header import CacheTruth, Checkpoint, Header
 from uslub.lab.trace.kinds import Kind
 from uslub.lab.trace.live import Live
@@ -51,6 +52,7 @@ def cut(
         TraceError: An unknown cache, a window without rows, addresses that the source
             does not have.
     """
+    not_onto_itself(Path(trace.path), Path(target))
     stop = trace.header.events if stop is None else min(stop, trace.header.events)
     if not 0 <= start < stop:
         raise TraceError(

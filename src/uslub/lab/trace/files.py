@@ -99,3 +99,15 @@ def open_bytes(path: str | Path) -> Iterator[IO[bytes]]:
         yield stream
     finally:
         stream.close()
+
+
+def not_onto_itself(source: Path, target: Path) -> None:
+    """Refuse to write a trace over the one it is made of.
+
+    Raises:
+        TraceError: They are one file.
+    """
+    if target.exists() and source.exists() and target.samefile(source):
+        raise TraceError(
+            f"{target}: is the trace that is read; give another name to write to"
+        )

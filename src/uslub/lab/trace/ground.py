@@ -73,10 +73,10 @@ def load_ground(path: str | Path) -> Ground:
     try:
         plain = json.loads(data)
         caches, snapshots = plain["caches"], plain.get("snapshots", [])
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError):
         raise NotATrace(
-            f"{name}: no ground file ({type(error).__name__}: {error}); expected JSON"
-            " with `caches` and `snapshots`, as beside the shipped traces"
+            f"{name}: no ground file; expected JSON with `caches` and `snapshots`, as"
+            " beside the shipped traces"
         ) from None
     try:
         return from_plain(name, plain, caches, snapshots)

@@ -27,7 +27,7 @@ from uslub.lab.trace.batch import (
     concatenate,
 )
 from uslub.lab.trace.errors import EventsLost, NotATrace, PointersHashed, TraceError
-from uslub.lab.trace.files import magic, open_bytes
+from uslub.lab.trace.files import magic, not_onto_itself, open_bytes
 from uslub.lab.trace.folder import read_folder
 from uslub.lab.trace.ground import Ground, load_ground
 from uslub.lab.trace.header import Header
@@ -70,7 +70,10 @@ def open_trace(
     Raises:
         TraceError: The text says what is wrong; see `uslub.lab.trace.errors`.
     """
+    if not str(path):
+        raise TraceError("no trace was named: expected a file, a folder or sample:NAME")
     path = Path(path)
+    path = path if path.name else path.resolve()  # "." and "/" have no name
     if kind_of(path) == "compact":
         trace = Trace(path)
         _check_loss(str(path), trace.header.lost, allow_loss)
@@ -115,6 +118,7 @@ def convert(
         TraceError: And no file was written.
     """
     source, target = Path(source), Path(target)
+    not_onto_itself(source, target)
     if ground is not None and not isinstance(ground, Ground):
         ground = load_ground(ground)
     names, sites, origin = Names(), Names(), Origin()
