@@ -212,7 +212,7 @@ class Channel(ChannelBase):
         return sent
 
     def try_recv_many(self, max: int) -> list[Any]:
-        """At most `max` messages of those that are there now; ChannelClosed as recv()."""
+        """At most `max` of the messages there are now; ChannelClosed as recv()."""
         message = self.try_recv()
         return [] if message is None else [message, *self._more(max - 1, message)]
 

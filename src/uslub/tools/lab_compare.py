@@ -97,8 +97,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-loss", action="store_true", help="replay a trace that lost events"
     )
     parser.epilog = (
-        f"{EXAMPLES}\nAll points leave out the tracer's own objects, which no design can"
-        f" change: `uslub replay --own-objects made` agrees.\n\n{parser.epilog or ''}"
+        f"{EXAMPLES}\nAll points leave out the tracer's own objects, which no design"
+        f" can change: `uslub replay --own-objects made` agrees.\n\n"
+        f"{parser.epilog or ''}"
     )
 
 
