@@ -268,3 +268,38 @@ def test_a_sample_that_does_not_exist_names_those_that_do(
     for command in ("trace info", "replay", "compare"):
         line = refused(COMMANDS[command]("sample:linux-2.4"), capsys)
         assert "there is linux-6.18, linux-7.3" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["replay", ""], "no trace was named"),
+        (["trace", "info", ""], "no trace was named"),
+        (["compare", "", "--grid", "cpu_partial=0"], "no trace was named"),
+        (["replay", "sample:linux-6.18", "--set", "sheaf_capacity=100000000"], "4096"),
+        (["replay", "sample:linux-6.18", "--set", "order=-1"], "order=1"),
+        (["replay", "sample:linux-6.18", "--set", "order=1,order=2"], "twice"),
+        (["replay", "sample:linux-6.18", "--merge", "--nomerge"], "give one of them"),
+        (["replay", "sample:linux-6.18", "-N", "-1"], "0 or more"),
+        (["replay", "sample:linux-6.18", "--csv", "/nonexistent/x"], "cannot be"),
+        (["explain", "--cache", "filp"], "--from TRACE"),
+        (["explain", "sources", "--from", "sample:linux-6.18"], "give one of them"),
+        (["explain", "--from", "", "--cache", "filp"], "no trace was named"),
+    ],
+)
+def test_words_that_say_nothing_together(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_trace_is_not_written_over_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "good.trace.parquet"
+    original = next(Path(__file__).parents[1].glob("data/lab/boot-6.18.trace.parquet"))
+    trace.write_bytes(original.read_bytes())
+    assert main(["trace", "cut", str(trace), "-o", str(trace), "--rows", "0:10"]) == 2
+    assert "give another name" in capsys.readouterr().err
+    assert trace.read_bytes() == original.read_bytes()

@@ -90,12 +90,15 @@ def test_a_bad_question_is_one_line_and_status_2(
     assert said in heard.err and heard.err.count("\n") == 1
 
 
-def test_a_file_that_cannot_be_written_is_status_1(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("option", ["--html", "--csv", "--plot"])
+def test_a_file_that_cannot_be_written_is_said_before_anything_is_replayed(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
 ) -> None:
-    where = str(tmp_path / "no" / "page.html")
-    assert uslub(folder, "--grid", "cpu_partial=0", "--html", where) == 1
-    assert "No such file or directory" in capsys.readouterr().err
+    where = str(tmp_path / "no" / "page.svg")
+    word = f"memory={where}" if option == "--plot" else where
+    assert uslub(folder, "--grid", "cpu_partial=0", option, word) == 2
+    said = capsys.readouterr()
+    assert f"{where}: cannot be written" in said.err and said.out == ""
 
 
 def test_what_the_lab_needs_is_installed_as_one_part() -> None:

@@ -109,6 +109,8 @@ def answerable() -> Iterator[None]:
 
 def source(name: str) -> Path:
     """A file, or a trace that comes with uslub for `sample:NAME`."""
+    if not name:
+        raise TraceError("no trace was named: expected a file, a folder or sample:NAME")
     return (
         sample(name.removeprefix("sample:"))
         if name.startswith("sample:")

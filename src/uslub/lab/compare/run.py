@@ -18,6 +18,7 @@ from uslub.lab.compare.store import Store, default_folder, fingerprint
 from uslub.lab.compare.sweep import Progress, sweep
 from uslub.lab.replay import design_of
 from uslub.lab.trace import open_trace, sample
+from uslub.lab.trace.errors import TraceError
 
 SAMPLE = "sample:"
 #: Events over all points that one process replays sooner than others are started.
@@ -28,11 +29,13 @@ def located(trace: str | os.PathLike[str]) -> Path:
     """The file of a trace, or of one that comes with uslub (`sample:linux-6.18`).
 
     Raises:
-        TraceError: There is no such sample.
+        TraceError: There is no such sample, or no name.
     """
     name = os.fspath(trace)
     if name.startswith(SAMPLE):
         return sample(name.removeprefix(SAMPLE))
+    if not name:
+        raise TraceError("no trace was named: expected a file, a folder or sample:NAME")
     return Path(name)
 
 
