@@ -260,6 +260,13 @@ static void a_message_waits(void)
     as(0, does_drop);
 }
 
+/* Room for one of two who send. */
+static void one_message_waits(void)
+{
+    both_hold();
+    as(0, sends_through_channel);
+}
+
 static void two_messages_wait(void)
 {
     both_hold();
@@ -358,6 +365,11 @@ static const struct scenario scenarios[] = {
     {"fork-drop", both_hold, {does_fork, does_drop}, false, NULL},
     {"fork-receive", only_a_ticket_is_left, {does_fork, does_receive}, false, NULL},
     {"move-adopt", nothing, {does_move, does_adopt}, false, NULL},
+    {"channel-last-room",
+     one_message_waits,
+     {sends_another_through_channel, sends_through_channel},
+     false,
+     NULL},
     {"channel-three",
      c_holds_the_other,
      {sends_through_channel, receives_from_channel},
@@ -504,7 +516,7 @@ static void begin_again(const struct scenario *sc)
     put_back();
     forking = NULL;
     called_damaged = called_full = refused = false;
-    has_room = sc->setup != two_messages_wait;
+    has_room = sc->setup != two_messages_wait && sc->setup != one_message_waits;
     memcpy(held, held_kept, sizeof(held));
     for (int i = 0; i < ACTORS; i++) {
         channel_held[i] = i < REAPER;
