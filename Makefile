@@ -28,7 +28,7 @@ C_TSAN := -Db_sanitize=thread -Db_lundef=false
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check test-torch explore mutants ctest-aarch64 bench docs build build-debug lint format types tidy \
+.PHONY: help demo test check test-torch explore chaos killer fuzz mutants order ctest-aarch64 bench docs build build-debug lint format types tidy \
         ctest ctest-asan ctest-tsan clean
 
 help: ## this list
@@ -40,7 +40,7 @@ demo: $(STAMPS)/deps-demo $(INSTALLED) ## real pictures through one shared heap,
 test: $(STAMPS)/deps-test $(INSTALLED) tidy ctest ## the gate: tidy, C tests with debug checks, pytest; two minutes
 	$(PY) -m pytest -q -m "not check"
 
-check: test ctest-asan ctest-tsan ctest-aarch64 explore mutants build-debug lint types test-torch ## all of it: test, sanitizers, all schedules, mutants, debug build, long runs, lint, types
+check: test ctest-asan ctest-tsan ctest-aarch64 explore killer fuzz mutants order chaos build-debug lint types test-torch ## all of it: test, sanitizers, all schedules, deaths at every instruction, 120,000 damaged arenas, mutants, memory orders, chaos, debug build, long runs, lint, types
 	PYTHONPATH=build/debug-site $(PY) -m pytest -q -m "not check" --ignore tests/lab --ignore tests/model
 	USLUB_PROFILE=long $(PY) -m pytest -q -m check --timeout 900
 
@@ -62,12 +62,12 @@ build-debug: $(STAMPS)/deps-test ## the same with debug checks, into build/debug
 lint: $(STAMPS)/deps-test tidy ## ruff, clang-format, tidy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@find libuslub binding bench -name '*.[ch]' 2>/dev/null | xargs -r $(BIN)/clang-format --dry-run -Werror
+	@find libuslub binding bench tests/order -name '*.[ch]' 2>/dev/null | xargs -r $(BIN)/clang-format --dry-run -Werror
 
 format: $(STAMPS)/deps-test ## what ruff and clang-format can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	@find libuslub binding bench -name '*.[ch]' 2>/dev/null | xargs -r $(BIN)/clang-format -i
+	@find libuslub binding bench tests/order -name '*.[ch]' 2>/dev/null | xargs -r $(BIN)/clang-format -i
 
 types: $(STAMPS)/deps-test ## mypy --strict on the package and its stubs
 	$(BIN)/mypy --strict src/uslub
@@ -88,9 +88,24 @@ ctest-tsan: $(VENV_READY) ## the C tests under ThreadSanitizer
 
 explore: ctest ## every schedule that the explorer knows; `make ctest` tries a part
 	build/test/libuslub/explore-sharing_explore deep
+	build/test/libuslub/explore-slab_explore deep
+
+killer: ctest ## kill the shipped library after every instruction; `make ctest` tries a part
+	build/test/libuslub/killer deep || [ $$? = 77 ]
+
+fuzz: ctest ## damaged arenas, many of them; `make ctest` tries 3,000
+	build/test/libuslub/fuzz-damage_fuzz 3000 110000
+	build/test/libuslub/fuzz-damage_fuzz 0 10000 peer
+
+chaos: $(STAMPS)/deps-test $(INSTALLED) ## workers killed, stopped, forked, execed under load; MINUTES=2, SEED=chosen
+	$(BOOTSTRAP) chaos
+	$(PY) dev/chaos.py --minutes $(or $(MINUTES),2) $(if $(SEED),--seed $(SEED))
 
 mutants: $(VENV_READY) ## break the engine line by line: each must be noticed
 	$(PY) dev/mutants.py
+
+order: $(VENV_READY) ## the engine's memory orders under relacy, a checker for weak memory
+	$(PY) tests/order/run.py
 
 ctest-aarch64: ## the C tests for aarch64, under an emulator
 	dev/aarch64.sh

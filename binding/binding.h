@@ -36,7 +36,9 @@ struct state {
     PyObject *empty_text;
     PyObject *stdlib;                  /* sys.stdlib_module_names */
     uint8_t stat_order[US_STAT_ITEMS]; /* items in the order of uslub.snapshot.STATS */
-    PyObject *arena_info, *process_info, *cache_info, *geometry;
+    /* Classes of uslub.info. */
+    PyObject *arena_info, *cache_info, *geometry;
+    PyObject *process_info, *thread_info, *health, *reaped;
 };
 
 /*
@@ -171,7 +173,6 @@ extern PyType_Spec channel_spec;
 PyObject *object_send(PyObject *op, PyObject *unused);
 PyObject *object_reduce(PyObject *op, PyObject *unused);
 PyObject *arena_receive(PyObject *op, PyObject *wire);
-PyObject *arena_reap(PyObject *op, PyObject *unused);
 /* The bytes of a handle of the object at `data`. */
 PyObject *wire_of(struct arena *arena, void *data, Py_ssize_t nbytes);
 /* Checks a handle and takes it in; NULL with an exception. */
@@ -224,7 +225,6 @@ PyObject *cache_free_bulk(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
 /* ---- look.c: info, stats, snapshots; methods of Arena and Cache ---- */
 
 PyObject *arena_info(PyObject *op, PyObject *unused);
-PyObject *arena_processes(PyObject *op, PyObject *unused);
 PyObject *arena_stats(PyObject *op, PyObject *unused);
 PyObject *arena_snapshot(PyObject *op, PyObject *unused);
 PyObject *arena_validate(PyObject *op, PyObject *unused);
@@ -234,12 +234,22 @@ PyObject *cache_stats(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
                       PyObject *kwnames);
 PyObject *cache_snapshot(PyObject *op, PyObject *unused);
 PyObject *cache_validate(PyObject *op, PyObject *unused);
+/* A record of uslub.info from a dictionary of its fields, which is stolen. */
+PyObject *make_record(PyObject *type, PyObject *fields);
 PyObject *geometry_record(struct state *state, const struct us_geometry *g);
 /* Calls uslub.MODULE.FUNCTION(first, second); second may be NULL. Steals second. */
 PyObject *call_helper(const char *module, const char *function, PyObject *first,
                       PyObject *second);
 PyObject *call_method(const char *module, const char *function, PyObject *self,
                       PyObject *args, PyObject *kwargs);
+
+/* ---- health.c: methods of Arena, and a look from outside ---- */
+
+PyObject *arena_processes(PyObject *op, PyObject *unused);
+PyObject *arena_threads(PyObject *op, PyObject *unused);
+PyObject *arena_health(PyObject *op, PyObject *unused);
+PyObject *arena_reap(PyObject *op, PyObject *unused);
+PyObject *module_examine(PyObject *module, PyObject *name);
 
 /* ---- stream.c ---- */
 

@@ -46,7 +46,7 @@ PyObject *call_method(const char *module, const char *function, PyObject *self,
 }
 
 /* A record of uslub.info from a dictionary of its fields, which is stolen. */
-static PyObject *make_record(PyObject *type, PyObject *fields)
+PyObject *make_record(PyObject *type, PyObject *fields)
 {
     PyObject *nothing = fields == NULL ? NULL : PyTuple_New(0);
     PyObject *record = nothing == NULL ? NULL : PyObject_Call(type, nothing, fields);
@@ -86,44 +86,6 @@ PyObject *arena_info(PyObject *op, PyObject *unused)
                       (ull)info.reserve_pages, "keep", (ull)info.keep, "created_ns",
                       (ull)info.created_ns, "caches", info.caches, "processes",
                       info.processes, "processes_dead", info.processes_dead));
-}
-
-PyObject *arena_processes(PyObject *op, PyObject *unused)
-{
-    struct arena *self = (struct arena *)op;
-    struct us_process_info *found = NULL;
-    uint32_t room = 0, count;
-    PyObject *list;
-
-    (void)unused;
-    if (!arena_enter(self)) {
-        return NULL;
-    }
-    while ((count = us_arena_processes(self->engine, found, room)) > room) {
-        PyMem_RawFree(found);
-        room = count + 8; /* some may join meanwhile */
-        found = PyMem_RawMalloc(room * sizeof(*found));
-        if (found == NULL) {
-            arena_leave(self);
-            return PyErr_NoMemory();
-        }
-    }
-    arena_leave(self);
-    list = PyList_New(0);
-    for (uint32_t i = 0; list != NULL && i < count; i++) {
-        PyObject *record = make_record(
-            self->state->process_info,
-            Py_BuildValue("{sIsisOsO}", "slot", found[i].slot, "pid", (int)found[i].pid,
-                          "alive", found[i].alive ? Py_True : Py_False, "is_self",
-                          found[i].self ? Py_True : Py_False));
-
-        if (record == NULL || PyList_Append(list, record) != 0) {
-            Py_CLEAR(list);
-        }
-        Py_XDECREF(record);
-    }
-    PyMem_RawFree(found);
-    return list;
 }
 
 PyObject *arena_stats(PyObject *op, PyObject *unused)

@@ -75,6 +75,7 @@ static PyMethodDef module_functions[] = {
      "Read a size as every call here does: 4096, '64KiB', '1.5G'."},
     {"_gather", module_gather, METH_VARARGS,
      "_gather(obj, addresses, nbytes, /)\n--\n\n"},
+    {"_examine", module_examine, METH_O, "_examine(name, /)\n--\n\n"},
     {NULL, NULL, 0, NULL},
 };
 
@@ -139,6 +140,9 @@ static int module_exec(PyObject *module)
         (state->handle_type = attribute_of("uslub.handle", "Handle")) == NULL ||
         (state->arena_info = attribute_of("uslub.info", "ArenaInfo")) == NULL ||
         (state->process_info = attribute_of("uslub.info", "ProcessInfo")) == NULL ||
+        (state->thread_info = attribute_of("uslub.info", "ThreadInfo")) == NULL ||
+        (state->health = attribute_of("uslub.info", "Health")) == NULL ||
+        (state->reaped = attribute_of("uslub.info", "Reaped")) == NULL ||
         (state->cache_info = attribute_of("uslub.info", "CacheInfo")) == NULL ||
         (state->geometry = attribute_of("uslub.info", "Geometry")) == NULL ||
         (state->arena_type = add_type(module, &arena_spec)) == NULL ||
@@ -170,6 +174,9 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->handle_type);
     Py_VISIT(state->arena_info);
     Py_VISIT(state->process_info);
+    Py_VISIT(state->thread_info);
+    Py_VISIT(state->health);
+    Py_VISIT(state->reaped);
     Py_VISIT(state->cache_info);
     Py_VISIT(state->geometry);
     return 0;
@@ -195,6 +202,9 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->handle_type);
     Py_CLEAR(state->arena_info);
     Py_CLEAR(state->process_info);
+    Py_CLEAR(state->thread_info);
+    Py_CLEAR(state->health);
+    Py_CLEAR(state->reaped);
     Py_CLEAR(state->cache_info);
     Py_CLEAR(state->geometry);
     return 0;

@@ -73,6 +73,8 @@ static PyObject *place_text(const struct us_slab_info *slab)
         return PyUnicode_FromFormat("chain %u", slab->place_index);
     case US_PLACE_NODE:
         return PyUnicode_FromFormat("node %u", slab->place_index);
+    case US_PLACE_STRAY:
+        return PyUnicode_FromString("stray");
     default:
         return PyUnicode_FromString("full");
     }

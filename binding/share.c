@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * share.c - objects as bytes that name them, and back; and what the dead have left.
+ * share.c - objects as bytes that name them, and back.
  *
  * A handle is data: fixed fields, checked on arrival by the binding (sizes, which
  * arena) and by the engine (which object, who holds it). Nothing in it is executed.
@@ -171,24 +171,4 @@ PyObject *arena_receive(PyObject *op, PyObject *wire)
         arena_leave(self);
     }
     return object;
-}
-
-PyObject *arena_reap(PyObject *op, PyObject *unused)
-{
-    struct arena *self = (struct arena *)op;
-    struct us_reaped reaped;
-    us_err code;
-
-    (void)unused;
-    if (!arena_enter(self)) {
-        return NULL;
-    }
-    Py_BEGIN_ALLOW_THREADS code = us_reap(self->engine, &reaped);
-    Py_END_ALLOW_THREADS arena_leave(self);
-    if (code != US_OK) {
-        return raise_engine(self->state, code);
-    }
-    return call_helper("uslub._look", "reaped", op,
-                       Py_BuildValue("(IIK)", reaped.processes, reaped.waiting,
-                                     (unsigned long long)reaped.objects));
 }

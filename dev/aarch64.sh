@@ -19,12 +19,12 @@ fi
 
 out=build/aarch64
 mkdir -p "$out"
-engine=$(find libuslub -name '*.c' ! -name '*_test.c' ! -name '*_bench.c' ! -name '*_explore.c')
+engine=$(python3 dev/sources.py code libuslub | sed 's|^|libuslub/|')
 for test in $(find libuslub -name '*_test.c' | sort); do
     program=$out/$(basename "$test" .c)
     # shellcheck disable=SC2086
     aarch64-linux-gnu-gcc -std=c11 -D_GNU_SOURCE -O2 -static -Wall -Wextra -Werror \
-        -DUS_DEBUG_CHECKS=1 -Ilibuslub -Ilibuslub/include $engine "$test" -o "$program" -pthread
+        -DUS_DEBUG_CHECKS=1 -DUS_EMULATED -Ilibuslub -Ilibuslub/include $engine "$test" -o "$program" -pthread
     timeout 300 qemu-aarch64 "$program"
     echo "aarch64: $(basename "$test" .c) passed"
 done

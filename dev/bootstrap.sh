@@ -8,6 +8,7 @@
 #   dev/bootstrap.sh install         uslub is built and installed in .venv
 #   dev/bootstrap.sh install-debug   the same with debug checks, in build/debug-site
 #   dev/bootstrap.sh ctest NAME ...  the C tests in build/NAME, with these Meson options
+#   dev/bootstrap.sh chaos           of build/test, only what `make chaos` runs
 #
 # Environment: PYTHON (python3), VENV (.venv), CC (cc), WERROR (false).
 set -euo pipefail
@@ -144,12 +145,17 @@ install_uslub() { # BUILD_DIR PIP_AND_MESON_OPTIONS...
         -Csetup-args=-Dwerror="$WERROR" "$@" .
 }
 
-run_ctest() { # NAME MESON_OPTIONS...
-    local dir=build/$1 run=() again=()
+configure_ctest() { # NAME MESON_OPTIONS...
+    local dir=build/$1 again=()
     shift
     [ ! -f "$dir/build.ninja" ] || again=(--reconfigure)
     in_venv meson setup "${again[@]}" -Dbinding=false "$@" "$dir" >"build/.setup.log" ||
         { cat "build/.setup.log" >&2; exit 1; }
+}
+
+run_ctest() { # NAME MESON_OPTIONS...
+    local dir=build/$1 run=()
+    configure_ctest "$@"
     # ThreadSanitizer of gcc 12 cannot place its shadow under high-entropy ASLR.
     if [ "$(uname -m)" = x86_64 ] && setarch x86_64 -R true 2>/dev/null; then
         run=(setarch x86_64 -R)
@@ -172,5 +178,9 @@ install-debug)
         --target build/debug-site --upgrade
     ;;
 ctest) shift; run_ctest "$@" ;;
-*) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2 ;;
+chaos)
+    configure_ctest test -Ddebug_checks=true -Dwerror="$WERROR"
+    in_venv ninja -C build/test --quiet libuslub/chaos-worker libuslub/libchaos-oracle.so
+    ;;
+*) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

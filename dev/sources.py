@@ -3,7 +3,7 @@
 Meson wants sources named; this names them by the rules of the layout, so that a new
 file needs no entry anywhere. Called by the meson.build files when they configure.
 
-    python3 dev/sources.py {code,tests,benches,explorers,package} FOLDER
+    python3 dev/sources.py KIND FOLDER    # code, package, or one of PROGRAMS
 """
 
 from __future__ import annotations
@@ -13,7 +13,15 @@ from pathlib import Path
 
 PACKAGE_SUFFIXES = {".py", ".pyi", ".typed", ".tcss", ".json", ".txt"}
 PACKAGE_SUFFIXES |= {".html", ".css", ".js", ".parquet"}  # the lab's page and samples
-PROGRAMS = ("_test", "_bench", "_fuzz", "_explore")
+# How the name of a source ends that is no part of the library, by kind.
+PROGRAMS = {
+    "tests": "_test",
+    "benches": "_bench",
+    "explorers": "_explore",
+    "killers": "_killer",
+    "fuzzers": "_fuzz",
+    "chaos": "_chaos",
+}
 
 
 def belongs(kind: str, path: Path) -> bool:
@@ -22,13 +30,9 @@ def belongs(kind: str, path: Path) -> bool:
         return path.suffix in PACKAGE_SUFFIXES
     if path.suffix != ".c":
         return False
-    if kind == "tests":
-        return path.stem.endswith("_test")
-    if kind == "benches":
-        return path.stem.endswith("_bench")
-    if kind == "explorers":
-        return path.stem.endswith("_explore")
-    return not path.stem.endswith(PROGRAMS)
+    if kind == "code":
+        return not path.stem.endswith(tuple(PROGRAMS.values()))
+    return path.stem.endswith(PROGRAMS[kind])
 
 
 def main(kind: str, folder: str) -> None:

@@ -29,6 +29,9 @@ ROOMS = (
     "share",
     "inspect",
     "explore",
+    "killer",
+    "fuzz",
+    "chaos",
     "api",
 )
 PUBLIC = "libuslub/include/"

@@ -19,15 +19,65 @@
 
 #define PREFIX US_ARENA_DIRECTORY "/uslub."
 
-/* Recursive: registering may have to recover somebody, which registers a thread. */
-static pthread_mutex_t registry_mutex = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
-static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
+static pthread_mutex_t registry_mutex;
+static pthread_once_t registry_once = PTHREAD_ONCE_INIT, fork_once = PTHREAD_ONCE_INIT;
 static struct us_arena *registry;
 static uint64_t last_id;
 
+/* ---- private mutexes ---- */
+
+/*
+ * Robust: a thread that is cancelled, or vanishes, inside a call must not keep the
+ * others of its process for ever. What they guard is whole between any two stores, or a
+ * count of references that may be one too high then.
+ */
+static void init_mutex(pthread_mutex_t *mutex, int type)
+{
+    pthread_mutexattr_t attributes;
+
+    (void)pthread_mutexattr_init(&attributes);
+    (void)pthread_mutexattr_settype(&attributes, type);
+#ifndef US_EXPLORE /* the explorer puts mutexes back that dead actors held */
+    (void)pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
+#endif
+    (void)pthread_mutex_init(mutex, &attributes);
+    (void)pthread_mutexattr_destroy(&attributes);
+}
+
+void us_mutex_lock(pthread_mutex_t *mutex)
+{
+    if (pthread_mutex_lock(mutex) == EOWNERDEAD) {
+        (void)pthread_mutex_consistent(mutex);
+    }
+}
+
+bool us_mutex_trylock(pthread_mutex_t *mutex)
+{
+    int failed = pthread_mutex_trylock(mutex);
+
+    if (failed == EOWNERDEAD) {
+        failed = pthread_mutex_consistent(mutex);
+    }
+    return failed == 0;
+}
+
+/* Recursive: registering may have to recover somebody, which registers a thread. */
+static void init_registry(void)
+{
+    init_mutex(&registry_mutex, PTHREAD_MUTEX_RECURSIVE);
+}
+
+static void init_locks(struct us_arena *a)
+{
+    init_mutex(&a->handles_lock, PTHREAD_MUTEX_NORMAL);
+    init_mutex(&a->hold_lock, PTHREAD_MUTEX_NORMAL);
+    init_mutex(&a->reap_lock, PTHREAD_MUTEX_NORMAL);
+}
+
 void us_registry_lock(void)
 {
-    (void)pthread_mutex_lock(&registry_mutex);
+    (void)pthread_once(&registry_once, init_registry);
+    us_mutex_lock(&registry_mutex);
 }
 
 void us_registry_unlock(void)
@@ -80,27 +130,22 @@ static void before_fork(void)
         }
     }
     for (struct us_arena *a = registry; a != NULL; a = a->next) {
-        (void)pthread_mutex_lock(&a->reap_lock);
-        (void)pthread_mutex_lock(&a->hold_lock);
-        (void)pthread_mutex_lock(&a->handles_lock);
+        us_mutex_lock(&a->reap_lock);
+        us_mutex_lock(&a->hold_lock);
+        us_mutex_lock(&a->handles_lock);
     }
-}
-
-static void after_fork(struct us_arena *a)
-{
-    if (a->fork_fd >= 0) {
-        (void)close(a->fork_fd);
-        a->fork_fd = -1;
-    }
-    (void)pthread_mutex_unlock(&a->handles_lock);
-    (void)pthread_mutex_unlock(&a->hold_lock);
-    (void)pthread_mutex_unlock(&a->reap_lock);
 }
 
 static void after_fork_in_parent(void)
 {
     for (struct us_arena *a = registry; a != NULL; a = a->next) {
-        after_fork(a);
+        if (a->fork_fd >= 0) {
+            (void)close(a->fork_fd);
+            a->fork_fd = -1;
+        }
+        (void)pthread_mutex_unlock(&a->handles_lock);
+        (void)pthread_mutex_unlock(&a->hold_lock);
+        (void)pthread_mutex_unlock(&a->reap_lock);
     }
     us_registry_unlock();
 }
@@ -110,15 +155,17 @@ static void after_fork_in_child(void)
 {
     char path[64];
 
+    us_threads_forget();
     for (struct us_arena *a = registry; a != NULL; a = a->next) {
         bool heir = a->fork_fd >= 0;
         int fd = a->fork_fd;
 
         memset(a->self, 0, sizeof(*a->self)); /* the kernel has, an emulator may not */
+        a->outbox_next = 0; /* of the parent's; ours is committed from its start */
         if (!heir) {
             free(a->extra.entries);
             a->extra = (struct us_refs){0};
-            (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", a->fd);
+            (void)snprintf(path, sizeof(path), "/proc/thread-self/fd/%d", a->fd);
             fd = open(path, O_RDWR | O_CLOEXEC);
         }
         if (fd < 0 || dup3(fd, a->fd, O_CLOEXEC) < 0) {
@@ -133,11 +180,10 @@ static void after_fork_in_child(void)
         if (heir) {
             us_process_become(a, a->fork_slot);
         }
-        after_fork(a);
+        init_locks(a);
     }
-    /* A recursive mutex knows its owner by a number that the child does not have. */
-    registry_mutex =
-        (pthread_mutex_t)PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP; /* locked no more */
+    /* A mutex knows its owner by a number that the child does not have. */
+    init_registry();
 }
 
 static void install_handlers(void)
@@ -148,6 +194,15 @@ static void install_handlers(void)
 void us_arena_install_fork_handlers(void)
 {
     (void)pthread_once(&fork_once, install_handlers);
+}
+
+us_err us_arena_poisoned(const struct us_arena *a)
+{
+    return us_fail(
+        US_EPOISONED,
+        "arena '%s' is poisoned: its pages contradict each other and recovery "
+        "could not explain it; save what you need and recreate the arena",
+        us_arena_shown(a->name));
 }
 
 /* ---- names ---- */
@@ -216,7 +271,7 @@ static us_err fresh_description(struct us_arena *a)
     char path[64];
     int fd;
 
-    (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", a->fd);
+    (void)snprintf(path, sizeof(path), "/proc/thread-self/fd/%d", a->fd);
     fd = open(path, O_RDWR | O_CLOEXEC);
     if (fd < 0 || dup3(fd, a->fd, O_CLOEXEC) < 0) {
         return us_fail_errno(US_ESYSTEM, "arena '%s': cannot be opened again", a->name);
@@ -227,7 +282,8 @@ static us_err fresh_description(struct us_arena *a)
 
 us_err us_arena_map(struct us_arena *a)
 {
-    void *base = mmap(NULL, a->at.end, PROT_READ | PROT_WRITE, MAP_SHARED, a->fd, 0);
+    int access = a->looking ? PROT_READ : PROT_READ | PROT_WRITE;
+    void *base = mmap(NULL, a->at.end, access, MAP_SHARED, a->fd, 0);
     void *self;
 
     if (base == MAP_FAILED) {
@@ -265,9 +321,7 @@ struct us_arena *us_arena_handle_new(const char *name, int fd)
         return NULL;
     }
     (void)snprintf(a->name, sizeof(a->name), "%s", name == NULL ? "" : name);
-    (void)pthread_mutex_init(&a->handles_lock, NULL);
-    (void)pthread_mutex_init(&a->hold_lock, NULL);
-    (void)pthread_mutex_init(&a->reap_lock, NULL);
+    init_locks(a);
     a->fork_fd = -1;
     a->fd = fd;
     a->passed_fd = -1;
@@ -322,7 +376,7 @@ static struct us_arena *already_attached(const struct stat *st)
 
 /* ---- attach ---- */
 
-static us_err check_file(const char *name, const struct stat *st)
+us_err us_arena_check_file(const char *name, const struct stat *st)
 {
     if (!S_ISREG(st->st_mode)) {
         return us_fail(US_ECORRUPT, "arena '%s': not a regular file",
@@ -338,7 +392,7 @@ static us_err check_file(const char *name, const struct stat *st)
     return US_OK;
 }
 
-static us_err read_header(struct us_arena *a, const struct stat *st)
+us_err us_arena_read_header(struct us_arena *a, const struct stat *st)
 {
     struct us_header header;
     ssize_t got = pread(a->fd, &header, sizeof(header), 0);
@@ -372,9 +426,8 @@ static us_err read_header(struct us_arena *a, const struct stat *st)
             "extended; recreate the arena",
             a->name, (unsigned long long)st->st_size, (unsigned long long)a->at.end);
     }
-    if (header.poisoned) {
-        return us_fail(US_ECORRUPT, "arena '%s' is marked as corrupt: recreate it",
-                       a->name);
+    if (header.poisoned && !a->looking) {
+        return us_arena_poisoned(a);
     }
     a->config = header.config;
     return US_OK;
@@ -396,7 +449,7 @@ static us_err attach_locked(const char *name, int fd, const struct stat *st,
         (void)close(fd);
         return US_ENOMEM;
     }
-    err = read_header(a, st);
+    err = us_arena_read_header(a, st);
     if (err == US_OK) {
         err = us_arena_map(a);
     }
@@ -423,7 +476,7 @@ static us_err attach_file(const char *name, int fd, us_arena **ret)
         err = us_fail_errno(US_ESYSTEM, "arena '%s': cannot be examined",
                             us_arena_shown(name));
     } else {
-        err = check_file(name, &st);
+        err = us_arena_check_file(name, &st);
     }
     if (err != US_OK) {
         (void)close(fd);
@@ -432,10 +485,11 @@ static us_err attach_file(const char *name, int fd, us_arena **ret)
     return attach_locked(name, fd, &st, ret);
 }
 
-static us_err attach_name(const char *name, const char *path, us_arena **ret)
+us_err us_arena_open_name(const char *name, const char *path, int *ret)
 {
     int fd = open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
 
+    *ret = fd;
     if (fd < 0 && errno == ENOENT) {
         return us_fail(US_ENOTFOUND,
                        "no arena '%s' (%s does not exist): create it first, or "
@@ -447,18 +501,22 @@ static us_err attach_name(const char *name, const char *path, us_arena **ret)
                                                                : US_ESYSTEM,
                              "arena '%s': cannot open %s", name, path);
     }
-    return attach_file(name, fd, ret);
+    return US_OK;
 }
 
 us_err us_arena_attach(const char *name, us_arena **ret)
 {
     char path[256];
     us_err err = us_arena_path(name, path, sizeof(path));
+    int fd;
 
     if (err == US_OK) {
         us_arena_install_fork_handlers();
         us_registry_lock();
-        err = attach_name(name, path, ret);
+        err = us_arena_open_name(name, path, &fd);
+        if (err == US_OK) {
+            err = attach_file(name, fd, ret);
+        }
         us_registry_unlock();
     }
     if (err == US_OK) {
@@ -473,7 +531,7 @@ static us_err attach_descriptor(int fd, us_arena **ret)
     int own;
 
     /* A file description of our own: the life lock belongs to it. */
-    (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    (void)snprintf(path, sizeof(path), "/proc/thread-self/fd/%d", fd);
     own = fcntl(fd, F_GETFD) < 0 ? -1 : open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
     if (own < 0) {
         return us_fail_errno(US_ESYSTEM,
@@ -586,7 +644,7 @@ int us_arena_fd(us_arena *arena)
 
     us_registry_lock();
     if (arena->passed_fd < 0) {
-        (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", arena->fd);
+        (void)snprintf(path, sizeof(path), "/proc/thread-self/fd/%d", arena->fd);
         arena->passed_fd = open(path, O_RDWR | O_CLOEXEC);
         if (arena->passed_fd < 0) {
             (void)us_fail_errno(US_ESYSTEM, "arena '%s': no descriptor to pass on",

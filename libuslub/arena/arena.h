@@ -50,12 +50,14 @@ struct us_arena {
     struct us_config config;
     uint32_t zonelist[US_NODES_MAX][US_NODES_MAX]; /* nodes by distance */
 
-    int fd;        /* holds the life lock: never leaves the library */
-    int passed_fd; /* a description of its own, for us_arena_fd(); -1: none yet */
-    uint32_t refs; /* attachments of this process to the same file */
+    int fd;            /* holds the life lock: never leaves the library */
+    int passed_fd;     /* a description of its own, for us_arena_fd(); -1: none yet */
+    uint32_t keep_all; /* see us_pages_keep() */
+    uint32_t refs;     /* attachments of this process to the same file */
     dev_t dev;
     ino_t ino;
     char name[256];
+    bool looking;          /* us_arena_look(): read-only, and nobody in it */
     struct us_arena *next; /* registry of this process */
     pthread_mutex_t handles_lock;
     struct us_cache **handles;              /* by cache id */
@@ -67,9 +69,18 @@ struct us_arena {
     uint32_t outbox_next; /* where to look for a free record */
     uint32_t fork_slot;   /* reserved for the child while fork() is under way ... */
     int fork_fd;          /* ... with its life lock; -1: none */
+    uint64_t slow_paths;  /* of allocations of this process; may lose some */
     uint64_t reaped_ns;   /* when this process last looked for the dead */
+    uint64_t reap_pause;  /* and for how much longer it then waits; reap_lock */
     pthread_mutex_t reap_lock; /* one of its threads at a time reaps */
 };
+
+/* Says so, as US_EPOISONED. */
+us_err us_arena_poisoned(const struct us_arena *a);
+
+/* Mutexes of this process; who held one may have been cancelled. */
+void us_mutex_lock(pthread_mutex_t *mutex);
+bool us_mutex_trylock(pthread_mutex_t *mutex);
 
 /* Serialises attach, detach and registration within this process. */
 void us_registry_lock(void);
@@ -100,6 +111,24 @@ US_INLINE uint32_t us_page_node(const struct us_arena *a, uint32_t page)
 {
     return a->nodes == 1 ? 0
                          : (uint32_t)((page - a->first_page) / a->config.node_pages);
+}
+
+US_INLINE uint32_t us_node_start(const struct us_arena *a, uint32_t node)
+{
+    return a->first_page + (uint32_t)(node * a->config.node_pages);
+}
+
+/* Can a block of this order begin at `page`? */
+US_INLINE bool us_block_fits(const struct us_arena *a, uint32_t page, uint32_t order)
+{
+    uint32_t place;
+
+    if (!us_page_valid(a, page) || order >= a->at.orders) {
+        return false;
+    }
+    place = page - us_node_start(a, us_page_node(a, page));
+    return (place & ((1ULL << order) - 1)) == 0 &&
+           place + (1ULL << order) <= a->config.node_pages;
 }
 
 US_INLINE uint64_t us_self_id(const struct us_self *self)
@@ -175,6 +204,13 @@ extern _Thread_local struct us_tls {
     struct us_thread *thread;
 } us_tls;
 
+/* Is the thread in this slot gone for good? True also for slots that nobody has. */
+bool us_thread_dead(const struct us_arena *a, uint32_t slot);
+/* Threads of this process that vanished without a word are marked as dead. */
+void us_threads_look(struct us_arena *a);
+/* In a forked child. */
+void us_threads_forget(void);
+
 US_INLINE struct us_thread *us_thread_self(struct us_arena *a)
 {
     if (US_LIKELY(us_tls.id == us_self_id(a->self))) {
@@ -183,6 +219,7 @@ US_INLINE struct us_thread *us_thread_self(struct us_arena *a)
     return us_thread_register(a);
 }
 
+#ifndef US_NO_CRASH_SAFETY /* else see us_tag_look() */
 /* Intent records: written before the first shared store of an operation ... */
 US_INLINE void us_intent_begin(struct us_thread *t, enum us_operation op,
                                uint64_t offset)
@@ -196,6 +233,18 @@ US_INLINE void us_intent_end(struct us_thread *t)
 {
     us_store_release64(&t->intent, 0);
 }
+#else
+US_INLINE void us_intent_begin(struct us_thread *t, enum us_operation op,
+                               uint64_t offset)
+{
+    (void)t, (void)op, (void)offset;
+}
+
+US_INLINE void us_intent_end(struct us_thread *t)
+{
+    (void)t;
+}
+#endif
 
 /* ---- the calls upward: share/reap.c ---- */
 
@@ -217,9 +266,27 @@ us_err us_share_all(struct us_arena *a, uint32_t slot);
 
 /* ---- lock.c: locks that name their owner ---- */
 
+/*
+ * Waits some milliseconds at most. US_ELOCKED: the holder is alive and does not let go.
+ * US_EOWNERDEAD: it is dead.
+ */
 us_err us_lock(struct us_arena *a, struct us_thread *t, uint32_t *word);
+/* The same within two seconds: where there is no other way to go. */
+us_err us_lock_patiently(struct us_arena *a, struct us_thread *t, uint32_t *word);
+/* For a reaper: also the lock of a dead holder, whose work is then to be mended. */
+us_err us_lock_inherit(struct us_arena *a, struct us_thread *t, uint32_t *word);
 bool us_trylock(struct us_arena *a, struct us_thread *t, uint32_t *word);
 void us_unlock(struct us_thread *t, uint32_t *word);
+/* Thread slot + 1 of who holds it, 0: nobody. */
+uint32_t us_lock_holder(uint32_t word);
+
+/* US_EPOISONED if the arena has been given up. */
+US_INLINE us_err us_arena_sound(const struct us_arena *a)
+{
+    return US_LIKELY(us_load_relaxed32(&a->header->poisoned) == 0)
+               ? US_OK
+               : us_arena_poisoned(a);
+}
 
 /* ---- pages.c: runs of 2^order pages ---- */
 
@@ -239,11 +306,25 @@ us_err us_pages_alloc(struct us_arena *a, struct us_thread *t, uint32_t gfp, int
                       int node, uint32_t order, uint64_t reach, struct us_run *ret);
 /* ALLOC -> SLAB, LARGE or META: the block is complete, others may find it. */
 void us_pages_publish(struct us_arena *a, uint32_t page, enum us_block_state state);
+/* The way back: nobody finds what was in the block any more, and it is ours. */
+void us_pages_unpublish(struct us_arena *a, struct us_thread *t, uint32_t page);
+/* A block that is ours is free. */
 void us_pages_free(struct us_arena *a, struct us_thread *t, uint32_t page);
-void us_pages_init_node(struct us_arena *a, uint32_t node);
 us_err us_pages_init(struct us_arena *a);
+/* While a reaper frees much at once this process keeps free pages; afterwards what is
+ * too much goes back, in blocks as large as they have become. */
+void us_pages_keep(struct us_arena *a, struct us_thread *t, bool all);
 
-/* State and order of the block that begins at `page`; TAIL if none does. */
+/* ---- mend.c: blocks that the dead were working on ---- */
+
+/*
+ * Frees the blocks of dead threads and, if `all` or page counters are in doubt, makes
+ * bitmaps and counters anew. False: not now, somebody alive is in the middle of it.
+ */
+bool us_mend_pages(struct us_arena *a, struct us_thread *t, bool all);
+
+/* State and order of the block that begins at `page`; TAIL if none does. What the word
+ * says need not fit: see us_block_fits(). */
 US_INLINE enum us_block_state us_block_state(const struct us_arena *a, uint32_t page,
                                              uint32_t *order)
 {
@@ -253,6 +334,25 @@ US_INLINE enum us_block_state us_block_state(const struct us_arena *a, uint32_t 
 
     *order = word.order;
     return word.state;
+}
+
+/* Pages from a block to where the next may begin. What is being split ends in the
+ * middle: its upper half may be somebody else's by now. */
+US_INLINE uint32_t us_block_step(const struct us_arena *a, enum us_block_state state,
+                                 uint32_t order)
+{
+    if (state == US_BLOCK_TAIL || order >= a->at.orders) {
+        return 1;
+    }
+    return 1u << (state == US_BLOCK_SPLIT && order != 0 ? order - 1 : order);
+}
+
+/* Is the block in the hands of this thread? */
+US_INLINE bool us_pages_ours(const struct us_page *p, uint32_t thread_slot)
+{
+    struct us_page_word word = us_page_word_read(us_load_acquire64(&p->word));
+
+    return word.state == US_BLOCK_ALLOC && word.owner == thread_slot + 1;
 }
 
 /* First page of the block around `page`, 0 if there is none that makes sense. */

@@ -154,7 +154,7 @@ static us_err publish_name(const struct us_arena *a, const char *path)
 {
     char own[64];
 
-    (void)snprintf(own, sizeof(own), "/proc/self/fd/%d", a->fd);
+    (void)snprintf(own, sizeof(own), "/proc/thread-self/fd/%d", a->fd);
     if (linkat(AT_FDCWD, own, AT_FDCWD, path, AT_SYMLINK_FOLLOW) == 0) {
         return US_OK;
     }

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * handle.h - what create.c and arena.c share: names, handles, the mapping.
+ * handle.h - what create.c, arena.c and look.c share: names, handles, the mapping.
  */
 #ifndef US_ARENA_HANDLE_H
 #define US_ARENA_HANDLE_H
+
+#include <sys/stat.h>
 
 #include "arena/arena.h"
 
@@ -12,6 +14,11 @@
 
 /* The file of a named arena; US_EBADNAME. */
 us_err us_arena_path(const char *name, char *path, size_t size);
+us_err us_arena_open_name(const char *name, const char *path, int *ret);
+/* Is it a file of ours; and is it a whole arena of this layout: fills in config and
+ * layout. */
+us_err us_arena_check_file(const char *name, const struct stat *st);
+us_err us_arena_read_header(struct us_arena *a, const struct stat *st);
 /* A name for messages. */
 const char *us_arena_shown(const char *name);
 

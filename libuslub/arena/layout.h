@@ -23,7 +23,7 @@
 #include "uslub/uslub.h"
 
 #define US_MAGIC 0x31626c75736cf09fULL /* bytes f0, then "slub1" in order of size */
-#define US_LAYOUT_VERSION 2u
+#define US_LAYOUT_VERSION 3u
 
 #define US_PAGE_SHIFT 12
 #define US_PAGE_SIZE  (1u << US_PAGE_SHIFT)
@@ -76,8 +76,18 @@ struct us_header {
     uint64_t births;      /* caches ever created */
     uint64_t kept_pages;  /* free pages that are committed; a hint */
     uint32_t no_fence; /* a participant has no membarrier: free pages stay committed */
-    uint32_t reaped;   /* dead participants whose holds were given back */
-    uint64_t reaped_objects;
+    uint32_t pages_suspect; /* page counters and index are to be made anew */
+    /* What recovery has done since creation; for people. */
+    uint32_t reaped;         /* dead participants that were settled */
+    uint32_t reaped_threads; /* threads that ended inside a call, likewise */
+    uint32_t reaped_inside;  /* of both: were inside the allocator */
+    uint32_t poisoned_objects, poisoned_slabs;
+    uint32_t pad32;
+    uint64_t reaped_objects; /* freed */
+    uint64_t mended_caches, mended_slabs, mended_blocks;
+    uint64_t reap_last_ns, reap_max_ns,
+        reap_total_ns;     /* of reaps that found something */
+    uint64_t reap_last_at; /* CLOCK_REALTIME, ns */
 };
 
 enum us_process_state { US_PROCESS_FREE, US_PROCESS_STARTING, US_PROCESS_LIVE };
@@ -100,15 +110,16 @@ struct us_process {
 /* What a thread is in the middle of; the low bits hold an offset. */
 enum us_operation {
     US_OP_NONE,
-    US_OP_ALLOC,      /* offset: the object about to be popped */
-    US_OP_FREE,       /* offset: the object about to be pushed */
-    US_OP_ALLOC_SLOW, /* slab[]: in this thread's hands */
+    US_OP_ALLOC, /* offset: the object about to be popped */
+    US_OP_FREE,  /* offset: the object about to be pushed */
+    US_OP_ALLOC_SLOW,
     US_OP_ALLOC_BULK, /* offset: first object of a chain within one slab */
     US_OP_FREE_BULK,
     US_OP_FLUSH,
     US_OP_SHRINK,
-    US_OP_PAGES, /* slab[0]: the block being split, merged or given back */
+    US_OP_PAGES, /* an object straight from the page allocator */
     US_OP_CACHE, /* cache: being created or destroyed */
+    US_OP_MEND,  /* cache: being rebuilt by a reaper */
     US_OP_ADOPT,
     /* Of shared objects; offset: the object. Recovery counts its transits again. */
     US_OP_SHARE,
@@ -118,18 +129,19 @@ enum us_operation {
 };
 #define US_OP_SHIFT 56
 
+/* In us_thread.state: it ended in the middle of a call; recovery is owed. */
+#define US_THREAD_DEAD 0x80000000u
+
 /* One thread of one participant; written by that thread only. */
 struct us_thread {
-    uint32_t state; /* 0: free; else process slot + 1 */
+    uint32_t state; /* 0: free; else process slot + 1, and perhaps US_THREAD_DEAD */
     uint32_t tid;
     uint64_t intent;   /* enum us_operation << US_OP_SHIFT | offset; 0: at rest */
     uint32_t cache;    /* id concerned */
     uint32_t cpu;      /* CPU slot concerned */
-    uint32_t slab[4];  /* slabs concerned, by first page */
-    uint64_t token[5]; /* room for a robust mutex held for life */
     uint32_t locks;    /* how many it holds, or is about to take */
-    uint32_t pad32;
-    uint64_t pad[5];
+    uint32_t changing; /* not 0: in the middle of a change of pages */
+    uint64_t pad[12];
 };
 
 enum us_block_state {
@@ -167,6 +179,7 @@ struct us_page {
 struct us_node_pages {
     uint64_t changes;         /* ended:32 under way:32, see pages.c */
     uint64_t free_pages;      /* pages in free blocks */
+    uint64_t ended;           /* allocations and frees of blocks */
     uint64_t hint[US_ORDERS]; /* no set bit in words below; may be wrong, see pages.c */
 };
 
@@ -205,7 +218,7 @@ struct us_kmem_cache {
     uint64_t image;    /* offset of the initial image, or 0 */
     uint64_t shuffle;  /* offset of the shuffled indexes, or 0 */
     uint64_t birth;    /* place in the order of creation */
-    uint32_t making;   /* slabs being made: they keep the cache from being destroyed */
+    uint32_t suspect;  /* a repair is owed */
     uint32_t pad32;
     uint64_t pad[6];
 };
@@ -227,7 +240,9 @@ struct us_kmem_cache_node {
     uint32_t nr_partial;
     uint64_t nr_slabs;      /* atomic */
     uint64_t total_objects; /* atomic */
-    uint64_t pad[4];
+    uint32_t strays;        /* slabs marked US_MARK_STRAY may exist */
+    uint32_t stray;         /* one of them, perhaps with a free object; a hint */
+    uint64_t pad[3];
 };
 
 US_STATIC(sizeof(struct us_header) <= US_PAGE_SIZE);
@@ -250,6 +265,7 @@ US_STATIC(US_PROCESSES < 0x2000); /* the bits above say more, see below */
     0x2000u /* all of the tag: the word of holders says whose it is                    \
              */
 #define US_TAG_OWNER  0x1fffu
+#define US_TAG_POISON 0xffffu /* quarantined: contradicts itself */
 #define US_TAG_PLANES 10
 /*
  * Plane k has one tag per 8 << k bytes; a cache uses the coarsest that still gives each

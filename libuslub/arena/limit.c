@@ -112,7 +112,7 @@ static uint64_t room_left(void)
 {
     char line[512];
     uint64_t least = UNLIMITED, room;
-    FILE *file = fopen("/proc/self/cgroup", "re");
+    FILE *file = fopen("/proc/thread-self/cgroup", "re");
 
     while (file != NULL && fgets(line, sizeof(line), file) != NULL) {
         char *path = strstr(line, ":memory:");

@@ -18,35 +18,23 @@
 #include <sched.h>
 #include <string.h>
 
-#include "arena/arena.h"
-
-static struct us_node_pages *node_at(const struct us_arena *a, uint32_t node)
-{
-    return (struct us_node_pages *)us_at(a, a->at.node_pages) + node;
-}
-
-static uint64_t *bitmap(const struct us_arena *a, uint32_t node, uint32_t order)
-{
-    return us_at(a, a->at.bitmap[node][order]);
-}
-
-static uint32_t node_start(const struct us_arena *a, uint32_t node)
-{
-    return a->first_page + (uint32_t)(node * a->config.node_pages);
-}
+#include "arena/pages.h"
 
 /*
- * Splits, merges and corrections hide a block for a moment. They are counted before and
- * after, so that a search that found nothing knows whether to look again.
+ * Allocations and frees of blocks say so in their thread's slot and are counted when
+ * they end: a reaper that counts pages again knows whether somebody came between. Who
+ * sees the counter of free pages changed sees this too, so that one has an order.
  */
-static void change_begin(const struct us_arena *a, uint32_t node)
+static void enter(struct us_thread *t)
 {
-    us_fetch_add_acq_rel64(&node_at(a, node)->changes, 1);
+    us_store_release32(&t->changing, us_load_relaxed32(&t->changing) + 1);
+    us_compiler_barrier();
 }
 
-static void change_end(const struct us_arena *a, uint32_t node)
+static void leave(const struct us_arena *a, struct us_thread *t, uint32_t node)
 {
-    us_fetch_add_acq_rel64(&node_at(a, node)->changes, (1ULL << 32) - 1);
+    us_fetch_add_acq_rel64(&us_node_pages(a, node)->ended, 1);
+    us_store_release32(&t->changing, us_load_relaxed32(&t->changing) - 1);
 }
 
 /* ---- the index of free blocks ---- */
@@ -54,11 +42,12 @@ static void change_end(const struct us_arena *a, uint32_t node)
 static void index_set(const struct us_arena *a, uint32_t node, uint32_t order,
                       uint32_t page)
 {
-    uint64_t bit = (page - node_start(a, node)) >> order;
-    uint64_t *hint = &node_at(a, node)->hint[order];
+    uint64_t bit = (page - us_node_start(a, node)) >> order;
+    uint64_t *hint = &us_node_pages(a, node)->hint[order];
     uint64_t seen = us_load_relaxed64(hint);
 
-    us_fetch_or_acq_rel64(bitmap(a, node, order) + bit / 64, 1ULL << (bit % 64));
+    us_fetch_or_acq_rel64(us_free_bitmap(a, node, order) + bit / 64,
+                          1ULL << (bit % 64));
     while (bit / 64 < seen && !us_cas_acq_rel64(hint, &seen, bit / 64)) {
     }
 }
@@ -66,9 +55,10 @@ static void index_set(const struct us_arena *a, uint32_t node, uint32_t order,
 static void index_clear(const struct us_arena *a, uint32_t node, uint32_t order,
                         uint32_t page)
 {
-    uint64_t bit = (page - node_start(a, node)) >> order;
+    uint64_t bit = (page - us_node_start(a, node)) >> order;
 
-    us_fetch_and_acq_rel64(bitmap(a, node, order) + bit / 64, ~(1ULL << (bit % 64)));
+    us_fetch_and_acq_rel64(us_free_bitmap(a, node, order) + bit / 64,
+                           ~(1ULL << (bit % 64)));
 }
 
 static bool word_is(const struct us_arena *a, uint32_t page, enum us_block_state state,
@@ -77,7 +67,7 @@ static bool word_is(const struct us_arena *a, uint32_t page, enum us_block_state
     const struct us_page *p = us_page_at(a, page);
     struct us_page_word word;
 
-    if (p == NULL) {
+    if (p == NULL || !us_block_fits(a, page, order)) {
         return false;
     }
     *raw = us_load_acquire64(&p->word);
@@ -89,8 +79,8 @@ static bool word_is(const struct us_arena *a, uint32_t page, enum us_block_state
  * Makes the bit say what the word says, and looks at the word again: whoever changes
  * one while we are between the two comes by here after us, or we see it.
  */
-static void index_refresh(const struct us_arena *a, uint32_t node, uint32_t order,
-                          uint32_t page)
+void us_index_refresh(const struct us_arena *a, uint32_t node, uint32_t order,
+                      uint32_t page)
 {
     uint64_t raw;
 
@@ -113,9 +103,9 @@ static void index_refresh(const struct us_arena *a, uint32_t node, uint32_t orde
 static void index_correct(const struct us_arena *a, uint32_t node, uint32_t order,
                           uint32_t page)
 {
-    change_begin(a, node);
-    index_refresh(a, node, order, page);
-    change_end(a, node);
+    us_change_begin(a, node);
+    us_index_refresh(a, node, order, page);
+    us_change_end(a, node);
 }
 
 /* The first indexed block of `order` from word `*at` on, or 0. */
@@ -125,12 +115,12 @@ static uint32_t index_next(const struct us_arena *a, uint32_t node, uint32_t ord
     uint64_t words = ((a->config.node_pages >> order) + 63) / 64;
 
     for (; *at < words; (*at)++) {
-        uint64_t bits = us_load_acquire64(bitmap(a, node, order) + *at);
+        uint64_t bits = us_load_acquire64(us_free_bitmap(a, node, order) + *at);
 
         if (bits != 0) {
             uint64_t bit = *at * 64 + (uint64_t)__builtin_ctzll(bits);
 
-            return node_start(a, node) + (uint32_t)(bit << order);
+            return us_node_start(a, node) + (uint32_t)(bit << order);
         }
     }
     return 0;
@@ -138,13 +128,13 @@ static uint32_t index_next(const struct us_arena *a, uint32_t node, uint32_t ord
 
 /* ---- split and merge ---- */
 
-static void make_free(struct us_arena *a, uint32_t node, uint32_t page, uint32_t order)
+void us_make_free(struct us_arena *a, uint32_t node, uint32_t page, uint32_t order)
 {
     uint64_t *word = &a->pages[page].word;
 
     us_store_release64(
         word, us_page_word_next(us_load_relaxed64(word), US_BLOCK_FREE, order, 0));
-    index_refresh(a, node, order, page);
+    us_index_refresh(a, node, order, page);
 }
 
 /* Merges the free block with its buddy, and the result with its own, as far as it goes.
@@ -152,7 +142,7 @@ static void make_free(struct us_arena *a, uint32_t node, uint32_t page, uint32_t
 static void merge_blocks(struct us_arena *a, uint32_t me, uint32_t node, uint32_t page,
                          uint32_t order)
 {
-    uint32_t start = node_start(a, node);
+    uint32_t start = us_node_start(a, node);
 
     while (order + 1 < a->at.orders) {
         uint32_t left = start + ((page - start) & ~((2u << order) - 1));
@@ -170,23 +160,23 @@ static void merge_blocks(struct us_arena *a, uint32_t me, uint32_t node, uint32_
         }
         if (!us_cas_acq_rel64(&a->pages[right].word, &right_raw,
                               us_page_word_next(right_raw, US_BLOCK_TAIL, 0, 0))) {
-            make_free(a, node, left, order);
+            us_make_free(a, node, left, order);
             continue; /* the right one may be free again by now: look again */
         }
         index_clear(a, node, order, left);
         index_clear(a, node, order, right);
         order++;
         page = left;
-        make_free(a, node, page, order);
+        us_make_free(a, node, page, order);
     }
 }
 
-static void merge(struct us_arena *a, uint32_t me, uint32_t node, uint32_t page,
-                  uint32_t order)
+void us_merge(struct us_arena *a, uint32_t me, uint32_t node, uint32_t page,
+              uint32_t order)
 {
-    change_begin(a, node);
+    us_change_begin(a, node);
     merge_blocks(a, me, node, page, order);
-    change_end(a, node);
+    us_change_end(a, node);
 }
 
 static us_err commit_descriptor(struct us_arena *a, uint32_t page)
@@ -209,12 +199,12 @@ static us_err split(struct us_arena *a, uint32_t me, uint32_t node, uint32_t pag
         us_err err = commit_descriptor(a, upper);
 
         if (err != US_OK) {
-            make_free(a, node, page, from);
-            merge(a, me, node, page, from);
+            us_make_free(a, node, page, from);
+            us_merge(a, me, node, page, from);
             return err;
         }
         from--;
-        make_free(a, node, upper, from);
+        us_make_free(a, node, upper, from);
         us_store_release64(
             word, us_page_word_next(us_load_relaxed64(word), US_BLOCK_SPLIT, from, me));
     }
@@ -250,7 +240,7 @@ static bool claim(struct us_arena *a, uint32_t me, uint32_t node, uint32_t page,
 static us_err take_from(struct us_arena *a, uint32_t me, uint32_t node, uint32_t from,
                         uint32_t order, bool thorough, uint32_t *ret)
 {
-    uint64_t *hint = &node_at(a, node)->hint[from];
+    uint64_t *hint = &us_node_pages(a, node)->hint[from];
     uint64_t at = thorough ? 0 : us_load_relaxed64(hint);
     uint32_t page;
     us_err err = US_ENOMEM;
@@ -259,11 +249,11 @@ static us_err take_from(struct us_arena *a, uint32_t me, uint32_t node, uint32_t
         bool ours;
 
         if (from != order) {
-            change_begin(a, node);
+            us_change_begin(a, node);
         }
         ours = claim(a, me, node, page, from, order, &err);
         if (from != order) {
-            change_end(a, node);
+            us_change_end(a, node);
         }
         if (ours) {
             us_store_relaxed64(hint, at);
@@ -301,7 +291,7 @@ static us_err take_once(struct us_arena *a, uint32_t me, uint32_t node, uint32_t
 static us_err take(struct us_arena *a, uint32_t me, uint32_t node, uint32_t order,
                    uint32_t *ret)
 {
-    const struct us_node_pages *n = node_at(a, node);
+    const struct us_node_pages *n = us_node_pages(a, node);
 
     for (int look = 0; look < LOOKS_MAX; look++) {
         uint64_t before = us_load_acquire64(&n->changes);
@@ -316,6 +306,9 @@ static us_err take(struct us_arena *a, uint32_t me, uint32_t node, uint32_t orde
             break;
         }
         if (look > 10) {
+            if (US_WAIT_POINT()) {
+                look += LOOKS_MAX / 20; /* explored: nobody is just slow */
+            }
             (void)sched_yield();
         }
     }
@@ -351,11 +344,11 @@ static us_err commit_block(struct us_arena *a, uint32_t page, uint32_t order,
     return err;
 }
 
-static us_err alloc_on_node(struct us_arena *a, struct us_thread *t, uint32_t gfp,
-                            uint32_t node, uint32_t order, uint64_t reach,
-                            struct us_run *ret)
+static us_err take_and_commit(struct us_arena *a, struct us_thread *t, uint32_t gfp,
+                              uint32_t node, uint32_t order, uint64_t reach,
+                              struct us_run *ret)
 {
-    struct us_node_pages *n = node_at(a, node);
+    struct us_node_pages *n = us_node_pages(a, node);
     uint64_t pages = 1ULL << order, reserve = a->config.reserve_pages;
     uint64_t free_pages = us_load_relaxed64(&n->free_pages);
     uint32_t me = us_thread_slot(a, t) + 1, page = 0;
@@ -369,7 +362,7 @@ static us_err alloc_on_node(struct us_arena *a, struct us_thread *t, uint32_t gf
     if (err != US_OK) {
         return err;
     }
-    us_fetch_add_relaxed64(&n->free_pages, -pages);
+    us_fetch_add_acq_rel64(&n->free_pages, -pages);
     ret->page = page;
     ret->order = order;
     ret->node = node;
@@ -380,12 +373,28 @@ static us_err alloc_on_node(struct us_arena *a, struct us_thread *t, uint32_t gf
     return err;
 }
 
+static us_err alloc_on_node(struct us_arena *a, struct us_thread *t, uint32_t gfp,
+                            uint32_t node, uint32_t order, uint64_t reach,
+                            struct us_run *ret)
+{
+    us_err err;
+
+    enter(t);
+    err = take_and_commit(a, t, gfp, node, order, reach, ret);
+    leave(a, t, node);
+    return err;
+}
+
 us_err us_pages_alloc(struct us_arena *a, struct us_thread *t, uint32_t gfp, int cpu,
                       int node, uint32_t order, uint64_t reach, struct us_run *ret)
 {
     uint32_t first = node >= 0 ? (uint32_t)node : a->config.cpu_node[cpu];
     uint32_t nodes = (gfp & US_GFP_THISNODE) && node >= 0 ? 1 : a->nodes;
+    us_err err = us_arena_sound(a);
 
+    if (err != US_OK) {
+        return err;
+    }
     us_last_clear();
     for (uint32_t i = 0; order < a->at.orders && i < nodes; i++) {
         if (alloc_on_node(a, t, gfp, a->zonelist[first][i], order, reach, ret) ==
@@ -409,38 +418,52 @@ void us_pages_publish(struct us_arena *a, uint32_t page, enum us_block_state sta
     uint64_t *word = &a->pages[page].word;
     uint64_t raw = us_load_relaxed64(word);
 
-    US_ASSERT(us_page_word_read(raw).state == US_BLOCK_ALLOC);
     us_store_release64(word,
                        us_page_word_next(raw, state, us_page_word_read(raw).order, 0));
 }
 
-void us_pages_free(struct us_arena *a, struct us_thread *t, uint32_t page)
+void us_pages_unpublish(struct us_arena *a, struct us_thread *t, uint32_t page)
 {
     uint64_t *word = &a->pages[page].word;
     uint64_t raw = us_load_relaxed64(word);
-    uint32_t order = us_page_word_read(raw).order;
-    uint32_t node = us_page_node(a, page), me = us_thread_slot(a, t) + 1;
-    uint64_t start = us_page_offset(page), bytes = 1ULL << (order + US_PAGE_SHIFT);
-    uint64_t committed = us_committed_pages(a, start, bytes);
 
-    us_store_release64(word, us_page_word_next(raw, US_BLOCK_ALLOC, order, me));
-    if (us_load_relaxed64(&a->header->kept_pages) + committed > a->config.keep_pages) {
+    us_store_release64(word, us_page_word_next(raw, US_BLOCK_ALLOC,
+                                               us_page_word_read(raw).order,
+                                               us_thread_slot(a, t) + 1));
+}
+
+void us_pages_free(struct us_arena *a, struct us_thread *t, uint32_t page)
+{
+    uint32_t order = us_page_word_read(us_load_relaxed64(&a->pages[page].word)).order;
+    uint32_t node = us_page_node(a, page), me = us_thread_slot(a, t) + 1;
+    uint64_t start = us_page_offset(page),
+             bytes = 1ULL << ((order & 31) + US_PAGE_SHIFT);
+    uint64_t committed;
+
+    if (!us_block_fits(a, page, order)) {
+        return; /* the word has been overwritten: the block stays with us */
+    }
+    committed = us_committed_pages(a, start, bytes);
+    enter(t);
+    if (us_load_relaxed32(&a->keep_all) == 0 &&
+        us_load_relaxed64(&a->header->kept_pages) + committed > a->config.keep_pages) {
         us_uncommit(a, start, bytes);
         committed = us_committed_pages(a, start, bytes);
     }
     us_fetch_add_relaxed64(&a->header->kept_pages, committed);
-    us_fetch_add_relaxed64(&node_at(a, node)->free_pages, 1ULL << order);
-    make_free(a, node, page, order);
-    merge(a, me, node, page, order);
+    us_fetch_add_acq_rel64(&us_node_pages(a, node)->free_pages, 1ULL << order);
+    us_make_free(a, node, page, order);
+    us_merge(a, me, node, page, order);
+    leave(a, t, node);
 }
 
 us_err us_pages_init(struct us_arena *a)
 {
     for (uint32_t node = 0; node < a->nodes; node++) {
         uint64_t left = a->config.node_pages;
-        uint32_t page = node_start(a, node);
+        uint32_t page = us_node_start(a, node);
 
-        node_at(a, node)->free_pages = left;
+        us_node_pages(a, node)->free_pages = left;
         while (left != 0) {
             uint32_t order = 63u - (uint32_t)__builtin_clzll(left);
             us_err err = commit_descriptor(a, page);
@@ -448,7 +471,7 @@ us_err us_pages_init(struct us_arena *a)
             if (err != US_OK) {
                 return err;
             }
-            make_free(a, node, page, order);
+            us_make_free(a, node, page, order);
             page += 1u << order;
             left -= 1ULL << order;
         }
@@ -463,59 +486,83 @@ uint32_t us_block_head(const struct us_arena *a, uint32_t page)
     if (!us_page_valid(a, page)) {
         return 0;
     }
-    start = node_start(a, us_page_node(a, page));
+    start = us_node_start(a, us_page_node(a, page));
     for (uint32_t up = 0; up < a->at.orders; up++) {
         uint32_t head = start + ((page - start) & ~((1u << up) - 1)), order;
 
         if (us_block_state(a, head, &order) != US_BLOCK_TAIL) {
-            return order >= up && order < a->at.orders ? head : 0;
+            return order >= up && us_block_fits(a, head, order) ? head : 0;
         }
     }
     return 0;
 }
 
-/* Gives back what a free block has committed; somebody may take it first. */
-static void trim_block(struct us_arena *a, uint32_t me, uint32_t page, uint32_t order)
+/* Gives back what a free block has committed, so many pages; somebody may take it
+ * first.
+ */
+static uint64_t trim_block(struct us_arena *a, struct us_thread *t, uint32_t page,
+                           uint32_t order)
 {
-    uint64_t bytes = 1ULL << (order + US_PAGE_SHIFT), raw;
-    uint32_t node = us_page_node(a, page);
+    uint32_t me = us_thread_slot(a, t) + 1, node = us_page_node(a, page);
+    uint64_t start = us_page_offset(page), bytes = 1ULL << (order + US_PAGE_SHIFT), raw;
+    uint64_t before = us_committed_pages(a, start, bytes), after = before;
 
-    if (us_committed_pages(a, us_page_offset(page), bytes) == 0) {
-        return;
+    if (before == 0) {
+        return 0;
     }
-    change_begin(a, node);
+    enter(t);
+    us_change_begin(a, node);
     if (word_is(a, page, US_BLOCK_FREE, order, &raw) &&
         us_cas_acq_rel64(&a->pages[page].word, &raw,
                          us_page_word_next(raw, US_BLOCK_ALLOC, order, me))) {
-        us_uncommit(a, us_page_offset(page), bytes);
-        make_free(a, node, page, order);
+        us_uncommit(a, start, bytes);
+        after = us_committed_pages(a, start, bytes);
+        lower_kept(a, before - after);
+        us_make_free(a, node, page, order);
         merge_blocks(a, me, node, page, order);
     }
-    change_end(a, node);
+    us_change_end(a, node);
+    leave(a, t, node);
+    return before - after;
 }
 
-us_err us_arena_trim(us_arena *a, uint64_t *ret)
+/* Until no more than `keep` free pages are committed, or nothing more can be had. */
+static uint64_t trim(struct us_arena *a, struct us_thread *t, uint64_t keep)
 {
-    struct us_thread *t = us_thread_self(a);
-    uint64_t before = us_committed_pages(a, a->data_start, a->data_bytes), after;
+    uint64_t given = 0;
 
-    if (t == NULL) {
-        return us_last_code();
-    }
-    for (uint32_t page = a->first_page; page < a->end_page;) {
+    for (uint32_t page = a->first_page;
+         page < a->end_page &&
+         (keep == 0 || us_load_relaxed64(&a->header->kept_pages) > keep);) {
         uint32_t order;
 
         if (us_block_state(a, page, &order) == US_BLOCK_TAIL || order >= a->at.orders) {
             page++; /* inside a block that others are changing */
             continue;
         }
-        trim_block(a, us_thread_slot(a, t) + 1, page, order);
+        given += trim_block(a, t, page, order);
         page += 1u << order;
     }
-    after = us_committed_pages(a, a->data_start, a->data_bytes);
-    *ret = before > after ? (before - after) << US_PAGE_SHIFT : 0;
-    lower_kept(a, *ret >> US_PAGE_SHIFT);
+    return given;
+}
+
+us_err us_arena_trim(us_arena *a, uint64_t *ret)
+{
+    struct us_thread *t = us_thread_self(a);
+
+    if (t == NULL) {
+        return us_last_code();
+    }
+    *ret = trim(a, t, 0) << US_PAGE_SHIFT;
     return US_OK;
+}
+
+void us_pages_keep(struct us_arena *a, struct us_thread *t, bool all)
+{
+    us_store_relaxed32(&a->keep_all, all);
+    if (!all && us_load_relaxed64(&a->header->kept_pages) > a->config.keep_pages) {
+        (void)trim(a, t, a->config.keep_pages);
+    }
 }
 
 us_err us_pages_stat(us_arena *a, uint32_t node, struct us_pages_info *ret)
@@ -526,13 +573,13 @@ us_err us_pages_stat(us_arena *a, uint32_t node, struct us_pages_info *ret)
     }
     memset(ret, 0, sizeof(*ret));
     ret->pages = a->config.node_pages;
-    ret->free_pages = us_load_relaxed64(&node_at(a, node)->free_pages);
+    ret->free_pages = us_load_relaxed64(&us_node_pages(a, node)->free_pages);
     ret->orders = a->at.orders;
     for (uint32_t order = 0; order < a->at.orders; order++) {
         uint64_t words = ((a->config.node_pages >> order) + 63) / 64;
 
         for (uint64_t i = 0; i < words; i++) {
-            uint64_t bits = us_load_relaxed64(bitmap(a, node, order) + i);
+            uint64_t bits = us_load_relaxed64(us_free_bitmap(a, node, order) + i);
 
             ret->free[order] += (uint32_t)__builtin_popcountll(bits);
         }

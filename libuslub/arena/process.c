@@ -23,12 +23,24 @@
 
 _Thread_local struct us_tls us_tls = {.id = US_TLS_NOBODY};
 
-/* Thread slots that this thread holds, for its exit. */
+/*
+ * A thread slot that a thread of this process holds. The token is a robust mutex that
+ * the thread holds for life: who finds it orphaned knows that the thread vanished
+ * without its destructors. It is private memory: other processes cannot spoil it.
+ */
 struct held {
-    struct held *next;
+    struct held *next;        /* of the same thread */
+    struct held *later, **at; /* of all threads; registry */
     uint64_t id;
     struct us_thread *thread;
+    pthread_mutex_t token;
 };
+static struct held *all_held;
+/*
+ * Not the value of the key: a thread that vanished leaves its values to the next one
+ * that gets its stack, while a thread's own variables are always new.
+ */
+static _Thread_local struct held *my_held;
 static pthread_key_t held_key;
 static pthread_once_t held_once = PTHREAD_ONCE_INIT;
 
@@ -116,7 +128,7 @@ static void introduce(struct us_arena *a, uint32_t slot)
     struct us_process *p = us_process_at(a, slot);
     struct stat ns = {0};
 
-    (void)stat("/proc/self/ns/pid", &ns);
+    (void)stat("/proc/thread-self/ns/pid", &ns);
     us_store_relaxed32((uint32_t *)&p->pid, (uint32_t)getpid());
     us_store_relaxed64(&p->start_time, start_time());
     us_store_relaxed64(&p->pid_namespace, ns.st_ino);
@@ -144,6 +156,20 @@ static uint32_t take_slot(struct us_arena *a, int fd)
     return US_PROCESSES;
 }
 
+/* Whoever waits for a lock of theirs sees it without asking the kernel. */
+static void mark_threads_dead(struct us_arena *a, uint32_t slot)
+{
+    uint32_t high = us_load_acquire32(&a->header->thread_high);
+
+    for (uint32_t i = 0; i < high && i < US_THREADS; i++) {
+        uint32_t *state = &us_thread_at(a, i)->state;
+
+        if (us_load_relaxed32(state) == slot + 1) {
+            us_store_release32(state, (slot + 1) | US_THREAD_DEAD);
+        }
+    }
+}
+
 static void enter(struct us_arena *a, uint32_t slot)
 {
     introduce(a, slot);
@@ -161,6 +187,7 @@ static bool succeed_a_dead_one(struct us_arena *a)
         if (slot_lock(a->fd, slot, F_OFD_SETLK, F_WRLCK, NULL) != 0) {
             continue;
         }
+        mark_threads_dead(a, slot);
         enter(a, slot);
         if (us_recover_slot(a, slot, true)) {
             return true;
@@ -198,7 +225,7 @@ us_err us_process_reserve(struct us_arena *a, uint32_t *slot, int *fd)
 {
     char path[64];
 
-    (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", a->fd);
+    (void)snprintf(path, sizeof(path), "/proc/thread-self/fd/%d", a->fd);
     *fd = open(path, O_RDWR | O_CLOEXEC);
     if (*fd < 0) {
         return us_fail_errno(US_ESYSTEM, "arena '%s': no descriptor for a child",
@@ -228,6 +255,7 @@ bool us_process_claim(struct us_arena *a, uint32_t slot)
         return false;
     }
     if (us_load_acquire32(&p->state) != US_PROCESS_FREE) {
+        mark_threads_dead(a, slot);
         return true;
     }
     (void)slot_lock(a->fd, slot, F_OFD_SETLK, F_UNLCK, NULL);
@@ -271,25 +299,80 @@ void us_process_unregister(struct us_arena *a)
 /* ---- threads ---- */
 
 /* A thread ends: its slots go back, unless the arena has gone before. */
-static void thread_exit(void *list)
-{
-    struct held *held = list, *next;
-
-    us_registry_lock();
-    for (; held != NULL; held = next) {
-        next = held->next;
-        if (us_registry_find(held->id) != NULL) {
-            us_store_release32(&held->thread->state, 0);
-        }
-        free(held);
-    }
-    us_registry_unlock();
-    us_tls.id = US_TLS_NOBODY;
-}
+static void thread_exit(void *list);
 
 static void make_key(void)
 {
     (void)pthread_key_create(&held_key, thread_exit);
+}
+
+static void enlist(struct held *held)
+{
+    held->later = all_held;
+    held->at = &all_held;
+    if (all_held != NULL) {
+        all_held->at = &held->later;
+    }
+    all_held = held;
+}
+
+/* The thread is gone, or going. In the middle of something: for a reaper to mend. */
+static void drop_held(struct held *held)
+{
+    struct us_thread *t = held->thread;
+
+    if (us_registry_find(held->id) != NULL) {
+        bool inside = us_load_relaxed64(&t->intent) != 0 ||
+                      us_load_relaxed32(&t->locks) != 0 ||
+                      us_load_relaxed32(&t->changing) != 0;
+
+        us_store_release32(&t->state,
+                           inside ? us_load_relaxed32(&t->state) | US_THREAD_DEAD : 0);
+    }
+    *held->at = held->later;
+    if (held->later != NULL) {
+        held->later->at = held->at;
+    }
+    (void)pthread_mutex_unlock(&held->token);
+    (void)pthread_mutex_destroy(&held->token);
+    free(held);
+}
+
+static void thread_exit(void *unused)
+{
+    struct held *next;
+
+    (void)unused;
+    us_registry_lock();
+    for (struct held *held = my_held; held != NULL; held = next) {
+        next = held->next;
+        drop_held(held);
+    }
+    my_held = NULL;
+    us_registry_unlock();
+    us_tls.id = US_TLS_NOBODY;
+}
+
+void us_threads_look(struct us_arena *a)
+{
+    us_registry_lock();
+    for (struct held *held = all_held, *later; held != NULL; held = later) {
+        later = held->later;
+        if (held->id == us_self_id(a->self) &&
+            pthread_mutex_trylock(&held->token) == EOWNERDEAD) {
+            drop_held(held);
+        }
+    }
+    us_registry_unlock();
+}
+
+/* The threads of the parent are none of the child's; their tokens stay unlocked. */
+void us_threads_forget(void)
+{
+    all_held = NULL;
+    my_held = NULL;
+    (void)pthread_once(&held_once, make_key);
+    (void)pthread_setspecific(held_key, NULL);
 }
 
 static struct us_thread *claim_slot(struct us_arena *a)
@@ -308,6 +391,7 @@ static struct us_thread *claim_slot(struct us_arena *a)
         us_store_relaxed32(&t->tid, (uint32_t)syscall(SYS_gettid));
         us_store_release64(&t->intent, 0);
         us_store_relaxed32(&t->locks, 0);
+        us_store_relaxed32(&t->changing, 0);
         high = us_load_relaxed32(&a->header->thread_high);
         while (high <= slot &&
                !us_cas_acq_rel32(&a->header->thread_high, &high, slot + 1)) {
@@ -321,7 +405,63 @@ static struct us_thread *claim_slot(struct us_arena *a)
     return NULL;
 }
 
-struct us_thread *us_thread_register(struct us_arena *a)
+static bool make_token(pthread_mutex_t *token)
+{
+    pthread_mutexattr_t robust;
+    bool made = pthread_mutexattr_init(&robust) == 0 &&
+                pthread_mutexattr_setrobust(&robust, PTHREAD_MUTEX_ROBUST) == 0 &&
+                pthread_mutex_init(token, &robust) == 0;
+
+    return made && pthread_mutex_trylock(token) == 0; /* nobody else knows it yet */
+}
+
+/* What this thread held in arenas that have been detached since. */
+static void drop_stale(void)
+{
+    struct held *next, *kept = NULL;
+
+#ifdef US_EXPLORE
+    return; /* all actors are one thread, and what the dead have begun is put back */
+#endif
+    for (struct held *held = my_held; held != NULL; held = next) {
+        next = held->next;
+        if (us_registry_find(held->id) == NULL) {
+            drop_held(held);
+        } else {
+            held->next = kept;
+            kept = held;
+        }
+    }
+    my_held = kept;
+}
+
+/* A slot for this thread; the registry is locked. */
+static struct held *hold_slot(struct us_arena *a)
+{
+    struct us_thread *t = claim_slot(a);
+    struct held *held = t == NULL ? NULL : calloc(1, sizeof(*held));
+
+    drop_stale();
+
+    if (t == NULL) {
+        return NULL;
+    }
+    if (held == NULL || !make_token(&held->token)) {
+        us_store_release32(&t->state, 0);
+        us_fail(US_ENOMEM, "no memory for the record of a thread");
+        free(held);
+        return NULL;
+    }
+    held->id = us_self_id(a->self);
+    held->thread = t;
+    held->next = my_held;
+    my_held = held;
+    (void)pthread_setspecific(held_key, held);
+    enlist(held);
+    return held;
+}
+
+static struct us_thread *register_thread(struct us_arena *a)
 {
     struct held *held;
 
@@ -331,32 +471,33 @@ struct us_thread *us_thread_register(struct us_arena *a)
         us_registry_unlock();
         return NULL;
     }
-    for (held = pthread_getspecific(held_key); held != NULL; held = held->next) {
+    for (held = my_held; held != NULL; held = held->next) {
         if (held->id == us_self_id(a->self)) {
             break;
         }
     }
     if (held == NULL) {
-        struct us_thread *t = claim_slot(a);
-
-        held = t == NULL ? NULL : calloc(1, sizeof(*held));
-        if (held == NULL) {
-            if (t != NULL) {
-                us_store_release32(&t->state, 0);
-                us_fail(US_ENOMEM, "no memory for the record of a thread");
-            }
-            us_registry_unlock();
-            return NULL;
-        }
-        held->id = us_self_id(a->self);
-        held->thread = t;
-        held->next = pthread_getspecific(held_key);
-        (void)pthread_setspecific(held_key, held);
+        held = hold_slot(a);
     }
     us_registry_unlock();
+    if (held == NULL) {
+        return NULL;
+    }
     us_tls.thread = held->thread;
     us_tls.id = held->id;
     return us_tls.thread;
+}
+
+/* A thread that is cancelled has no slot, or one that its end gives back. */
+struct us_thread *us_thread_register(struct us_arena *a)
+{
+    struct us_thread *t;
+    int cancel;
+
+    (void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
+    t = register_thread(a);
+    (void)pthread_setcancelstate(cancel, NULL);
+    return t;
 }
 
 /* ---- looking ---- */
@@ -373,6 +514,8 @@ uint32_t us_arena_processes(us_arena *a, struct us_process_info *ret, uint32_t m
         }
         if (count < max) {
             ret[count].slot = slot;
+            ret[count].start_time = us_load_relaxed64(&p->start_time);
+            ret[count].pid_namespace = us_load_relaxed64(&p->pid_namespace);
             ret[count].pid = (int32_t)us_load_relaxed32((const uint32_t *)&p->pid);
             ret[count].self = slot + 1 == us_me(a);
             ret[count].alive = us_process_alive(a, slot);

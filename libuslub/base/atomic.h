@@ -22,57 +22,69 @@
 #endif
 #endif
 
-/* The explorer (explore/) may stop, switch or kill at the first; at the second, which
- * stands for sleeping, it goes on with somebody else. */
+/*
+ * The explorer (explore/) may stop, switch or kill at the first; at the second, which
+ * stands for sleeping, it goes on with somebody else. In its build each access says
+ * where in the source it is (site.h).
+ */
 #ifdef US_EXPLORE
-void us_point(void);
+struct us_site {
+    const char *file, *func;
+    struct us_site *same; /* the first of those with this file and line */
+    uint32_t line;
+    uint32_t stops, kills; /* how often an actor was left there, or died there */
+    bool own;              /* of memory that its process alone has */
+};
+void us_point(struct us_site *site);
 bool us_wait_point(void);
-#define US_POINT()      us_point()
+#define US_AT           struct us_site *us_site, /* before the other parameters */
+#define US_POINT()      us_point(us_site)
 #define US_WAIT_POINT() us_wait_point()
 #else
+#define US_AT
 #define US_POINT()      ((void)0)
 #define US_WAIT_POINT() false
 #endif
 
 #define US_DEFINE_ATOMICS(bits, type)                                                  \
-    static inline type us_load_relaxed##bits(const type *p)                            \
+    static inline type us_load_relaxed##bits(US_AT const type *p)                      \
     {                                                                                  \
         US_POINT();                                                                    \
         return __atomic_load_n(p, __ATOMIC_RELAXED);                                   \
     }                                                                                  \
-    static inline type us_load_acquire##bits(const type *p)                            \
+    static inline type us_load_acquire##bits(US_AT const type *p)                      \
     {                                                                                  \
         US_POINT();                                                                    \
         return __atomic_load_n(p, __ATOMIC_ACQUIRE);                                   \
     }                                                                                  \
-    static inline void us_store_relaxed##bits(type *p, type v)                         \
+    static inline void us_store_relaxed##bits(US_AT type *p, type v)                   \
     {                                                                                  \
         US_POINT();                                                                    \
         __atomic_store_n(p, v, __ATOMIC_RELAXED);                                      \
     }                                                                                  \
-    static inline void us_store_release##bits(type *p, type v)                         \
+    static inline void us_store_release##bits(US_AT type *p, type v)                   \
     {                                                                                  \
         US_POINT();                                                                    \
         __atomic_store_n(p, v, __ATOMIC_RELEASE);                                      \
     }                                                                                  \
     /* On failure *expected is what was found. */                                      \
-    static inline bool us_cas_acq_rel##bits(type *p, type *expected, type v)           \
+    static inline bool us_cas_acq_rel##bits(US_AT type *p, type *expected, type v)     \
     {                                                                                  \
         US_POINT();                                                                    \
         return __atomic_compare_exchange_n(p, expected, v, false, __ATOMIC_ACQ_REL,    \
                                            __ATOMIC_ACQUIRE);                          \
     }                                                                                  \
-    static inline type us_fetch_add_relaxed##bits(type *p, type v)                     \
+    static inline type us_fetch_add_relaxed##bits(US_AT type *p, type v)               \
     {                                                                                  \
         US_POINT();                                                                    \
         return __atomic_fetch_add(p, v, __ATOMIC_RELAXED);                             \
     }                                                                                  \
-    static inline type us_fetch_add_acq_rel##bits(type *p, type v)                     \
+    static inline type us_fetch_add_acq_rel##bits(US_AT type *p, type v)               \
     {                                                                                  \
         US_POINT();                                                                    \
         return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL);                             \
     }                                                                                  \
-    static inline type us_exchange_acq_rel##bits(type *p, type v)                      \
+    static inline type us_exchange_acq_rel##bits(US_AT type *p, type v)                \
     {                                                                                  \
         US_POINT();                                                                    \
         return __atomic_exchange_n(p, v, __ATOMIC_ACQ_REL);                            \
@@ -82,13 +94,13 @@ US_DEFINE_ATOMICS(16, uint16_t)
 US_DEFINE_ATOMICS(32, uint32_t)
 US_DEFINE_ATOMICS(64, uint64_t)
 
-static inline uint64_t us_fetch_or_acq_rel64(uint64_t *p, uint64_t v)
+static inline uint64_t us_fetch_or_acq_rel64(US_AT uint64_t *p, uint64_t v)
 {
     US_POINT();
     return __atomic_fetch_or(p, v, __ATOMIC_ACQ_REL);
 }
 
-static inline uint64_t us_fetch_and_acq_rel64(uint64_t *p, uint64_t v)
+static inline uint64_t us_fetch_and_acq_rel64(US_AT uint64_t *p, uint64_t v)
 {
     US_POINT();
     return __atomic_fetch_and(p, v, __ATOMIC_ACQ_REL);
@@ -110,6 +122,18 @@ static inline void us_compiler_barrier(void)
     __atomic_signal_fence(__ATOMIC_SEQ_CST);
 }
 
+/* Everything before is seen by all before everything after. */
+static inline void us_fence(void)
+{
+#if defined(US_TSAN)
+    static uint32_t word; /* ThreadSanitizer does not know fences */
+
+    (void)__atomic_fetch_add(&word, 1, __ATOMIC_SEQ_CST);
+#else
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+#endif
+}
+
 static inline void us_relax(void)
 {
 #if defined(__x86_64__)
@@ -129,7 +153,7 @@ struct us_pair {
  * Swaps *p from `old` to `new` if both words still match; acquire and release.
  * `p` is 16-byte aligned.
  */
-static inline bool us_cas_pair(struct us_pair *p, struct us_pair old,
+static inline bool us_cas_pair(US_AT struct us_pair *p, struct us_pair old,
                                struct us_pair new)
 {
     US_POINT();
@@ -173,13 +197,17 @@ static inline bool us_cas_pair(struct us_pair *p, struct us_pair old,
 /*
  * A word of object memory that its owner may be writing at this very moment: the value
  * may be garbage and must not be used before a compare-and-swap has shown that it was
- * not.
+ * not. A forged freelist may put it off its alignment.
  */
-__attribute__((no_sanitize("thread"))) static inline uint64_t us_load_speculative64(
-    const uint64_t *p)
+__attribute__((no_sanitize("thread", "alignment"))) static inline uint64_t
+us_load_speculative64(US_AT const uint64_t *p)
 {
     US_POINT();
     return *(const volatile uint64_t *)p;
 }
+
+#ifdef US_EXPLORE
+#include "base/site.h"
+#endif
 
 #endif

@@ -26,12 +26,14 @@ static US_COLD us_err claim_failed(const struct us_cache *s, uint64_t object)
 
 us_err us_claim(struct us_cache *s, uint64_t object)
 {
-    if (us_load_relaxed16(us_tag(s, object)) != 0) {
+    if (!us_tag_is(us_tag(s, object), 0)) {
         return claim_failed(s, object);
     }
-    us_store_release16(us_tag(s, object), us_load_relaxed16(&s->self->owner));
+    us_tag_set(us_tag(s, object), us_load_relaxed16(&s->self->owner));
     return US_OK;
 }
+
+#define LOOK_EVERY 64 /* slow paths: has somebody died? */
 
 #define POP_MISS  0 /* not for the fast path */
 #define POP_RACED 1 /* somebody else was faster: again */
@@ -69,11 +71,11 @@ US_INLINE uint64_t pop(struct us_cache *s, struct us_thread *t,
         return POP_RACED;
     }
     tag = us_tag(s, old.lo);
-    if (US_UNLIKELY(us_load_relaxed16(tag) != 0)) {
+    if (US_UNLIKELY(!us_tag_is(tag, 0))) {
         (void)claim_failed(s, old.lo);
         return POP_BAD;
     }
-    us_store_release16(tag, us_load_relaxed16(&s->self->owner));
+    us_tag_set(tag, us_load_relaxed16(&s->self->owner));
     us_intent_end(t);
     us_stat_add(c, US_STAT_ALLOC_FASTPATH, 1);
     return old.lo;
@@ -90,7 +92,6 @@ static us_err from_cpu_slab(struct us_request *r, uint32_t *page, uint64_t *free
     if (active.page == 0) {
         return US_OK;
     }
-    r->t->slab[0] = active.page;
     *freelist = us_cpu_detach(r->c);
     if (r->node >= 0 && active.node != (uint32_t)r->node) {
         uint64_t list = *freelist;
@@ -114,7 +115,8 @@ static us_err from_cpu_slab(struct us_request *r, uint32_t *page, uint64_t *free
 static bool fits(const struct us_request *r, uint32_t page, const struct us_page *p)
 {
     return (r->node < 0 || us_page_node(r->s->arena, page) == (uint32_t)r->node) &&
-           (!(p->flags & US_PAGE_PFMEMALLOC) || (r->gfp & US_GFP_EMERGENCY));
+           (!(us_load_relaxed16(&p->flags) & US_PAGE_PFMEMALLOC) ||
+            (r->gfp & US_GFP_EMERGENCY));
 }
 
 /* Source 3. Slabs that do not fit the request go to their node on the way. */
@@ -129,9 +131,8 @@ static us_err from_chain(struct us_request *r, uint32_t *page, uint64_t *freelis
         if (p == NULL) {
             return US_ECORRUPT;
         }
-        r->t->slab[0] = head;
-        us_store_release32(&r->c->partial, p->chain_next);
-        p->chain_next = 0;
+        us_store_release32(&r->c->partial, us_load_relaxed32(&p->chain_next));
+        us_store_relaxed32(&p->chain_next, 0);
         if (fits(r, head, p)) {
             us_stat_add(r->c, US_STAT_CPU_PARTIAL_ALLOC, 1);
             *page = head;
@@ -160,29 +161,74 @@ static us_err displace(struct us_request *r)
 }
 
 /*
- * Source 5: without the lock, which is held again afterwards (also on failure).
- * `making` goes up before the cache is looked at and down after the slab is counted:
- * whoever destroys the cache sees one or the other, or we see that it is being
- * destroyed.
+ * The lock of the slot, with a cache that nobody is destroying: whoever destroys it
+ * goes through all slots after he has said so, and counts slabs then.
+ */
+static us_err lock_settled(struct us_request *r)
+{
+    us_err err;
+
+    for (int tries = 0; tries < 3; tries++) {
+        err = us_cache_settled(r->s, r->t);
+        if (err == US_OK) {
+            err = us_cache_lock(r->s, r->t, &r->c->lock, false);
+        }
+        if (err != US_OK) {
+            return err;
+        }
+        r->locked = true;
+        if (us_cache_alive(r->s) == US_OK) {
+            return US_OK;
+        }
+        us_unlock(r->t, &r->c->lock);
+        r->locked = false;
+    }
+    return us_cache_alive(r->s);
+}
+
+/*
+ * The tables of the cache are about to be read, without a lock: whoever destroys it
+ * sees our intent, or we see that he does.
+ */
+static us_err begin_slab(struct us_request *r)
+{
+    us_store_relaxed32(&r->t->cache, r->s->id);
+    us_intent_begin(r->t, US_OP_ALLOC_SLOW, 0);
+    us_fence();
+    return us_cache_settled(r->s, r->t);
+}
+
+/*
+ * Source 5: without the lock, which is held again when there is a slab. What could not
+ * be used, because the slot or the cache cannot be had any more, goes back.
  */
 static us_err from_pages(struct us_request *r, uint32_t gfp, uint32_t *page,
                          uint64_t *freelist)
 {
-    us_err err, late;
+    struct us_slab_word word = {.frozen = true};
+    struct us_fresh fresh;
+    us_err err;
 
     us_unlock(r->t, &r->c->lock);
     r->locked = false;
-    us_fetch_add_acq_rel32(&r->s->shared->making, 1);
-    err = us_cache_settled(r->s, r->t);
+    err = begin_slab(r);
     if (err == US_OK) {
-        err = us_slab_new(r->s, r->t, gfp, r->cpu, r->node, page, freelist);
+        err = us_slab_new(r->s, r->t, gfp, r->cpu, r->node, &fresh);
     }
-    us_fetch_add_acq_rel32(&r->s->shared->making, (uint32_t)-1);
-    late = us_lock(r->s->arena, r->t, &r->c->lock);
-    r->locked = late == US_OK;
-    if (late != US_OK || err != US_OK) {
-        return late != US_OK ? late : err;
+    if (err != US_OK) {
+        return err;
     }
+    us_intent_begin(r->t, US_OP_ALLOC_SLOW, 0); /* a constructor may have allocated */
+    us_store_relaxed32(&r->t->cache, r->s->id);
+    err = lock_settled(r);
+    if (err != US_OK) {
+        us_pages_free(r->s->arena, r->t, fresh.run.page);
+        return err;
+    }
+    word.inuse = fresh.objects;
+    us_slab_publish(r->s, &fresh, word);
+    *page = fresh.run.page;
+    *freelist = fresh.first;
     us_stat_add(r->c, US_STAT_ALLOC_SLAB, 1);
     return displace(r);
 }
@@ -213,6 +259,9 @@ static us_err find_slab(struct us_request *r, uint32_t *page, uint64_t *freelist
             return err;
         }
         insists = false;
+        if (!r->locked && (err = lock_settled(r)) != US_OK) {
+            return err;
+        }
     }
 }
 
@@ -237,7 +286,7 @@ static us_err load_freelist(struct us_request *r, uint32_t page, uint64_t freeli
                        r->s->arena->name, page, (unsigned long long)freelist);
     }
     rest = us_link_get(r->s, freelist);
-    if (p->flags & US_PAGE_PFMEMALLOC) {
+    if (us_load_relaxed16(&p->flags) & US_PAGE_PFMEMALLOC) {
         err = us_deactivate_slab(r->s, r->t, r->c, page, rest); /* divergence D5 */
     } else {
         us_cpu_install(r->s, r->c, page, word.objects, rest);
@@ -247,28 +296,24 @@ static us_err load_freelist(struct us_request *r, uint32_t page, uint64_t freeli
     return err == US_OK ? us_claim(r->s, freelist) : err;
 }
 
-static US_COLD us_err alloc_slow(struct us_request *r, uint64_t *ret)
+/* The lock of the slot is held, and not any more afterwards. */
+static us_err alloc_locked(struct us_request *r, uint64_t *ret)
 {
     uint64_t freelist = 0;
     uint32_t page = 0;
-    us_err err = us_lock(r->s->arena, r->t, &r->c->lock);
+    us_err err = us_cache_usable(r->s);
 
-    r->locked = err == US_OK;
+    r->locked = true;
     if (err == US_OK) {
-        err = us_cache_usable(r->s);
+        us_stat_add(r->c, US_STAT_ALLOC_SLOWPATH, 1);
+        us_store_relaxed32(&r->t->cache, r->s->id);
+        us_store_relaxed32(&r->t->cpu, r->cpu);
+        us_intent_begin(r->t, US_OP_ALLOC_SLOW, 0);
+        err = find_slab(r, &page, &freelist);
     }
-    if (err != US_OK) {
-        goto out;
-    }
-    us_stat_add(r->c, US_STAT_ALLOC_SLOWPATH, 1);
-    r->t->cache = r->s->id;
-    r->t->cpu = r->cpu;
-    us_intent_begin(r->t, US_OP_ALLOC_SLOW, 0);
-    err = find_slab(r, &page, &freelist);
     if (err == US_OK) {
         err = load_freelist(r, page, freelist, ret);
     }
-out:
     us_intent_end(r->t);
     if (r->locked) {
         us_unlock(r->t, &r->c->lock);
@@ -276,21 +321,220 @@ out:
     return err;
 }
 
-uint64_t us_alloc_one(struct us_request *r)
+static US_COLD us_err alloc_slow(struct us_request *r, uint64_t *ret)
+{
+    uint64_t *count = &r->s->arena->slow_paths;
+    us_err err;
+
+    us_intent_end(r->t);
+    us_count64(count, 1);
+    if (us_load_relaxed64(count) % LOOK_EVERY == 0 ||
+        us_load_relaxed32(&r->s->shared->suspect) != 0) {
+        us_reap_sometimes(r->s->arena);
+    }
+    err = us_arena_sound(r->s->arena);
+    if (err == US_OK) {
+        err = us_cache_lock(r->s, r->t, &r->c->lock, false);
+    }
+    return err == US_OK ? alloc_locked(r, ret) : err;
+}
+
+/* ---- without the slot: its lock is in hands that do not let go ---- */
+
+static uint64_t pop_patiently(struct us_request *r)
 {
     uint64_t object;
-    us_err err;
+    int tries = 0;
 
     do {
         object = pop(r->s, r->t, r->c, r->node);
-    } while (object == POP_RACED);
+    } while (object == POP_RACED && ++tries < 1000);
+    return object;
+}
+
+/* Any slot is correct: from the fast path of another one, or its slow path. */
+static us_err from_other_slots(struct us_request *r, uint64_t *ret)
+{
+    uint32_t nearest = r->cpu;
+    us_err err = US_ELOCKED;
+
+    for (uint32_t i = 1; err == US_ELOCKED && i < r->s->arena->cpus; i++) {
+        r->cpu = (nearest + i) % r->s->arena->cpus;
+        r->c = us_cpu(r->s, r->cpu);
+        *ret = pop_patiently(r);
+        us_intent_end(r->t);
+        if (*ret > POP_BAD) {
+            return US_OK;
+        }
+        if (us_trylock(r->s->arena, r->t, &r->c->lock)) {
+            err = alloc_locked(r, ret);
+        }
+    }
+    if (err == US_ELOCKED) {
+        r->cpu = nearest;
+        r->c = us_cpu(r->s, nearest);
+    }
+    return err;
+}
+
+static us_err from_lists(struct us_request *r, uint64_t *ret)
+{
+    const struct us_arena *a = r->s->arena;
+    uint32_t first = r->node >= 0 ? (uint32_t)r->node : a->config.cpu_node[r->cpu];
+    uint32_t nodes = r->node >= 0 && (r->gfp & US_GFP_THISNODE) ? 1 : a->nodes;
+    us_err err = US_ENOMEM;
+
+    for (uint32_t i = 0; err == US_ENOMEM && i < nodes; i++) {
+        err = us_alloc_listed(r, a->zonelist[first][i], ret);
+        if (err == US_ENOMEM) {
+            err = us_pop_stray(r, us_node(r->s, a->zonelist[first][i]), ret);
+        }
+    }
+    return err;
+}
+
+/* Under list_lock, which whoever destroys the cache takes after he has said so. */
+static us_err publish_listed(struct us_request *r, const struct us_fresh *fresh,
+                             struct us_slab_word word)
+{
+    us_err err = us_cache_alive(r->s);
+
+    if (err != US_OK) {
+        return err;
+    }
+    us_slab_publish(r->s, fresh, word);
+    return word.freelist == 0 ? US_OK : us_add_partial(r->s, fresh->run.page, true);
+}
+
+/* The cache may have been destroyed before it could count the stray: back with it, if
+ * nobody has listed it yet. */
+static us_err withdraw(struct us_request *r, const struct us_fresh *fresh, us_err why)
+{
+    struct us_page *p = r->s->arena->pages + fresh->run.page;
+    struct us_pair old = us_slab_load(p);
+    struct us_slab_word word = us_slab_read(old);
+
+    if (word.mark != US_MARK_STRAY && word.freelist != 0) {
+        return US_OK;
+    }
+    word.mark = 0;
+    if (!us_slab_swap(p, old, word)) {
+        return US_OK;
+    }
+    us_store_release16(us_tag(r->s, fresh->first), 0);
+    us_slab_unpublish(r->s, r->t, fresh->run.page);
+    return why;
+}
+
+/* Without any lock: the intent names the slab until it is counted and published. */
+static us_err publish_stray(struct us_request *r, const struct us_fresh *fresh,
+                            struct us_slab_word word)
+{
+    us_err err;
+
+    if (word.freelist != 0) {
+        word.frozen = true;
+        word.mark = US_MARK_STRAY;
+    }
+    us_intent_begin(r->t, US_OP_ALLOC_SLOW, us_page_offset(fresh->run.page));
+    us_slab_publish(r->s, fresh, word);
+    us_fence();
+    err = us_cache_alive(r->s);
+    if (err != US_OK) {
+        err = withdraw(r, fresh, err);
+    }
+    if (err == US_OK) {
+        us_store_release32(&us_node(r->s, fresh->run.node)->strays, 1);
+    }
+    us_intent_begin(r->t, US_OP_ALLOC_SLOW, 0);
+    if (err == US_OK) {
+        us_stray(r->s, r->t, fresh->run.page);
+    }
+    return err;
+}
+
+/* A new slab goes to its node's list at once, less one object; without that lock, too,
+ * it is a stray. */
+static us_err from_fresh(struct us_request *r, uint64_t *ret)
+{
+    struct us_slab_word word = {.inuse = 1};
+    struct us_cache *s = r->s;
+    struct us_kmem_cache_node *n;
+    struct us_fresh fresh;
+    us_err err = begin_slab(r);
+
+    if (err == US_OK) {
+        err = us_slab_new(s, r->t, r->gfp, r->cpu, r->node, &fresh);
+    }
+    if (err != US_OK) {
+        return err;
+    }
+    us_intent_begin(r->t, US_OP_ALLOC_SLOW, 0); /* a constructor may have allocated */
+    us_store_relaxed32(&r->t->cache, s->id);
+    n = us_node(s, fresh.run.node);
+    *ret = fresh.first;
+    word.freelist = us_link_get(s, fresh.first);
+    us_store_release16(us_tag(s, *ret), us_me(s->arena)); /* nobody can find it yet */
+    if (us_list_lock(s, r->t, n)) {
+        err = publish_listed(r, &fresh, word);
+        us_list_unlock(s, r->t, n);
+    } else {
+        err = publish_stray(r, &fresh, word);
+    }
+    if (err == US_OK) {
+        us_stat_add(r->c, US_STAT_ALLOC_SLAB, 1);
+    } else {
+        us_pages_free(s->arena, r->t, fresh.run.page);
+    }
+    return err;
+}
+
+static US_COLD us_err alloc_around(struct us_request *r, uint64_t *ret)
+{
+    us_err err = from_other_slots(r, ret);
+
+    if (err != US_ELOCKED) {
+        return err;
+    }
+    err = us_cache_settled(r->s, r->t);
+    if (err == US_OK) {
+        us_stat_add(r->c, US_STAT_ALLOC_SLOWPATH, 1);
+        us_intent_begin(r->t, US_OP_ALLOC_SLOW, 0);
+        err = from_lists(r, ret);
+    }
+    if (err == US_ENOMEM) {
+        us_intent_begin(r->t, US_OP_ALLOC_SLOW, 0);
+        err = from_fresh(r, ret);
+    }
+    us_intent_end(r->t);
+    return err;
+}
+
+static us_err alloc_any(struct us_request *r, uint64_t *ret)
+{
+    us_err err = alloc_slow(r, ret);
+
+    if (err == US_ELOCKED) {
+        err = alloc_around(r, ret);
+    }
+    if (err == US_ECORRUPT) { /* lists are made anew from the tags */
+        us_store_release32(&r->s->shared->suspect, 1);
+    }
+    return err;
+}
+
+uint64_t us_alloc_one(struct us_request *r)
+{
+    uint64_t object = pop_patiently(r);
+    us_err err;
+
     if (object > POP_BAD) {
         return object;
     }
-    err = alloc_slow(r, &object);
+    err = alloc_any(r, &object);
     if (err == US_ENOMEM) {
         us_reclaim(r->s->arena, r->t);
-        err = alloc_slow(r, &object); /* divergence D17 */
+        err = alloc_any(r, &object); /* divergence D17 */
     }
     return err == US_OK ? object : 0;
 }

@@ -148,7 +148,6 @@ static us_err detach_one_slab(struct us_cache *s, struct us_thread *t, uint32_t 
         return US_ECORRUPT;
     }
     objects_here = us_slab_read(us_slab_load(s->arena->pages + page)).objects;
-    t->slab[0] = page;
     us_intent_begin(t, US_OP_FREE_BULK, head);
     us_store_release16(us_tag(s, head), 0);
     while (at-- > 0) {
@@ -178,8 +177,8 @@ us_err us_free_detached(struct us_cache *s, struct us_thread *t, uint32_t cpu, s
 {
     us_err err = US_OK;
 
-    t->cache = s->id;
-    t->cpu = cpu;
+    us_store_relaxed32(&t->cache, s->id);
+    us_store_relaxed32(&t->cpu, cpu);
     while (n > 0 && err == US_OK) {
         err = detach_one_slab(s, t, cpu, objects, &n);
     }

@@ -122,6 +122,7 @@ static void free_table(struct us_arena *a, struct us_thread *t, uint64_t offset)
 
     if (us_page_valid(a, page) &&
         us_block_state(a, (uint32_t)page, &order) == US_BLOCK_META) {
+        us_pages_unpublish(a, t, (uint32_t)page);
         us_pages_free(a, t, (uint32_t)page);
     }
 }
@@ -134,47 +135,50 @@ static void free_tables(struct us_arena *a, struct us_thread *t,
     shared->image = shared->shuffle = 0;
 }
 
-/* Secret, initial image, and the order in which a new slab is linked (Fisher-Yates). */
+/* The order in which a new slab is linked (Fisher-Yates). */
+static void shuffle(uint16_t *order, uint32_t objects, uint64_t state)
+{
+    for (uint32_t i = 0; i < objects; i++) {
+        uint32_t j;
+
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        j = (uint32_t)(state % (i + 1));
+        order[i] = order[j];
+        order[j] = (uint16_t)i;
+    }
+}
+
+/* Secret, initial image and shuffled order. What is used here is not read back. */
 static us_err make_tables(struct us_arena *a, struct us_thread *t,
-                          const struct us_cache_config *config,
+                          const struct us_cache_config *config, uint32_t objects,
                           struct us_kmem_cache *shared)
 {
-    bool shuffled = (config->flags & US_FREELIST_RANDOM) && shared->objects >= 2;
-    uint16_t *order;
+    bool shuffled = (config->flags & US_FREELIST_RANDOM) && objects >= 2;
+    uint64_t secret, image = 0, table = 0;
     us_err err;
 
-    if (getrandom(&shared->random, sizeof(shared->random), 0) !=
-        (ssize_t)sizeof(uint64_t)) {
+    if (getrandom(&secret, sizeof(secret), 0) != (ssize_t)sizeof(secret)) {
         return us_fail_errno(US_ESYSTEM, "no random bytes for a cache");
     }
-    err = table_pages(a, t, config->image != NULL ? config->object_size : 0,
-                      &shared->image);
+    err = table_pages(a, t, config->image != NULL ? config->object_size : 0, &image);
     if (err == US_OK) {
-        err =
-            table_pages(a, t, shuffled ? 2ULL * shared->objects : 0, &shared->shuffle);
+        err = table_pages(a, t, shuffled ? 2ULL * objects : 0, &table);
     }
     if (err != US_OK) {
-        free_tables(a, t, shared);
+        free_table(a, t, image);
         return err;
     }
     if (config->image != NULL) {
-        memcpy(us_at(a, shared->image), config->image, config->object_size);
+        memcpy(us_at(a, image), config->image, config->object_size);
     }
     if (shuffled) {
-        uint64_t state = shared->random | 1;
-
-        order = us_at(a, shared->shuffle);
-        for (uint32_t i = 0; i < shared->objects; i++) {
-            uint32_t j;
-
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            j = (uint32_t)(state % (i + 1));
-            order[i] = order[j];
-            order[j] = (uint16_t)i;
-        }
+        shuffle(us_at(a, table), objects, secret | 1);
     }
+    us_store_relaxed64(&shared->random, secret);
+    us_store_relaxed64(&shared->image, image);
+    us_store_relaxed64(&shared->shuffle, table);
     return US_OK;
 }
 
@@ -198,7 +202,9 @@ static void reset_slots(struct us_arena *a, struct us_kmem_cache *shared)
         }
     }
     for (uint32_t node = 0; node < a->nodes; node++) {
-        n[node].head = n[node].tail = 0;
+        us_store_relaxed32(&n[node].head, 0);
+        us_store_relaxed32(&n[node].tail, 0);
+        us_store_relaxed32(&n[node].strays, 0);
         us_store_relaxed32(&n[node].nr_partial, 0);
         us_store_relaxed64(&n[node].nr_slabs, 0);
         us_store_relaxed64(&n[node].total_objects, 0);
@@ -209,14 +215,13 @@ static void append_cache(struct us_arena *a, struct us_kmem_cache *shared, uint3
 {
     struct us_header *h = a->header;
 
-    shared->prev = h->cache_tail;
-    shared->next = 0;
-    if (us_id_valid(a, h->cache_tail)) {
-        us_cache_shared(a, h->cache_tail)->next = id;
-    } else {
-        h->cache_head = id;
-    }
-    h->cache_tail = id;
+    uint32_t tail = us_load_relaxed32(&h->cache_tail);
+
+    us_store_relaxed32(&shared->prev, tail);
+    us_store_relaxed32(&shared->next, 0);
+    us_store_relaxed32(
+        us_id_valid(a, tail) ? &us_cache_shared(a, tail)->next : &h->cache_head, id);
+    us_store_relaxed32(&h->cache_tail, id);
     us_store_relaxed32(&h->cache_count, h->cache_count + 1);
 }
 
@@ -234,7 +239,7 @@ static us_err create_cache(struct us_arena *a, struct us_thread *t, const char *
         (err = new_id(a, ret)) != US_OK) {
         return err;
     }
-    t->cache = *ret;
+    us_store_relaxed32(&t->cache, *ret);
     shared = us_cache_shared(a, *ret);
     us_store_release32(&shared->generation, shared->generation + 1);
     shared->name = entry;
@@ -258,12 +263,13 @@ static us_err create_cache(struct us_arena *a, struct us_thread *t, const char *
     shared->useroffset = config->useroffset;
     shared->usersize = config->usersize;
     us_store_relaxed32(&shared->serials, 0);
+    us_store_relaxed32(&shared->suspect, 0);
     shared->has_ctor = config->image != NULL ? CTOR_IMAGE
                        : config->ctor        ? CTOR_FUNCTION
                                              : 0;
     shared->birth = a->header->births + 1;
     shared->image = shared->shuffle = 0;
-    err = make_tables(a, t, config, shared);
+    err = make_tables(a, t, config, g.objects, shared);
     if (err != US_OK) {
         return err;
     }
@@ -418,10 +424,27 @@ us_err us_cache_find(us_arena *a, const char *name, us_cache **ret)
 
 /* ---- destroy ---- */
 
-/* Slabs that exist or are being made; the latter first, see from_pages(). */
+/* Threads that may be making a slab of this cache; see begin_slab(). */
+static uint64_t count_makers(const struct us_cache *s)
+{
+    const struct us_arena *a = s->arena;
+    uint32_t high = us_load_acquire32(&a->header->thread_high);
+    uint64_t makers = 0;
+
+    us_fence();
+    for (uint32_t slot = 0; slot < high && slot < US_THREADS; slot++) {
+        const struct us_thread *t = us_thread_at(a, slot);
+
+        makers += us_load_acquire64(&t->intent) >> US_OP_SHIFT == US_OP_ALLOC_SLOW &&
+                  us_load_relaxed32(&t->cache) == s->id && !us_thread_dead(a, slot);
+    }
+    return makers;
+}
+
+/* Slabs that exist or are being made; the latter first. */
 static uint64_t count_slabs(const struct us_cache *s)
 {
-    uint64_t slabs = us_load_acquire32(&s->shared->making);
+    uint64_t slabs = count_makers(s);
 
     for (uint32_t node = 0; node < s->arena->nodes; node++) {
         slabs += us_load_acquire64(&us_node(s, node)->nr_slabs);
@@ -433,26 +456,23 @@ static void unlink_cache(struct us_arena *a, struct us_kmem_cache *shared)
 {
     struct us_header *h = a->header;
 
-    if (us_id_valid(a, shared->prev)) {
-        us_cache_shared(a, shared->prev)->next = shared->next;
-    } else {
-        h->cache_head = shared->next;
-    }
-    if (us_id_valid(a, shared->next)) {
-        us_cache_shared(a, shared->next)->prev = shared->prev;
-    } else {
-        h->cache_tail = shared->prev;
-    }
+    uint32_t prev = us_load_relaxed32(&shared->prev);
+    uint32_t next = us_load_relaxed32(&shared->next);
+
+    us_store_relaxed32(
+        us_id_valid(a, prev) ? &us_cache_shared(a, prev)->next : &h->cache_head, next);
+    us_store_relaxed32(
+        us_id_valid(a, next) ? &us_cache_shared(a, next)->prev : &h->cache_tail, prev);
     us_store_relaxed32(&h->cache_count, h->cache_count - 1);
 }
 
 /* Flushes all CPUs and gives every empty slab back. */
-static us_err release_empty(struct us_cache *s, struct us_thread *t)
+static us_err release_empty(struct us_cache *s, struct us_thread *t, bool patient)
 {
-    us_err err = us_flush_all(s, t);
+    us_err err = us_flush_all(s, t, patient);
 
     for (uint32_t node = 0; err == US_OK && node < s->arena->nodes; node++) {
-        err = us_shrink_node(s, t, node, false);
+        err = us_shrink_node(s, t, node, false, patient);
     }
     return err;
 }
@@ -464,7 +484,7 @@ static us_err shut_down(struct us_arena *a, struct us_thread *t, const char *nam
     us_err err;
 
     (void)us_exchange_acq_rel32(&s->shared->state, US_CACHE_DYING);
-    err = release_empty(s, t);
+    err = release_empty(s, t, true);
     us_intent_begin(t, US_OP_CACHE, 0);
     if (err == US_OK && count_slabs(s) != 0) {
         err =
@@ -477,9 +497,9 @@ static us_err shut_down(struct us_arena *a, struct us_thread *t, const char *nam
         us_store_release32(&s->shared->state, US_CACHE_LIVE);
         return err;
     }
+    us_store_release32(&s->shared->state, US_CACHE_FREE); /* now it has happened */
     free_tables(a, t, s->shared);
     unlink_cache(a, s->shared);
-    us_store_release32(&s->shared->state, US_CACHE_FREE);
     return US_OK;
 }
 
@@ -542,7 +562,7 @@ void us_reclaim(struct us_arena *a, struct us_thread *t)
             if (s == NULL) {
                 break;
             }
-            (void)release_empty(s, t);
+            (void)release_empty(s, t, false);
             id = s->shared->next;
         }
         us_unlock_caches(a, t);

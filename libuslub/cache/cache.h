@@ -136,6 +136,12 @@ US_INLINE uint64_t us_object_bytes(const struct us_cache *s)
 
 /* ---- cpu.c: one CPU slot; the caller holds its lock ---- */
 
+/*
+ * A lock of the cache for a caller who holds none of it; US_ELOCKED: it cannot be had,
+ * in milliseconds or (patient: there is no other way to go) in two seconds.
+ */
+us_err us_cache_lock(struct us_cache *s, struct us_thread *t, uint32_t *word,
+                     bool patient);
 /* Unpublishes the CPU slab and takes its freelist. */
 uint64_t us_cpu_detach(struct us_kmem_cache_cpu *c);
 void us_cpu_install(struct us_cache *s, struct us_kmem_cache_cpu *c, uint32_t page,
@@ -154,15 +160,25 @@ us_err us_put_cpu_partial_locked(struct us_cache *s, struct us_kmem_cache_cpu *c
 /* Linux: __put_partials(): a detached chain of frozen slabs goes to the node lists. */
 us_err us_put_partials(struct us_cache *s, struct us_thread *t,
                        struct us_kmem_cache_cpu *c, uint32_t chain);
+/* A frozen slab is its node's, whose lock is held; true: it is to be discarded. */
+bool us_unfreeze(struct us_cache *s, struct us_kmem_cache_node *n, uint32_t page,
+                 uint32_t *fails);
+/* Blocks that were slabs, linked like a chain: free. How many there were. */
+uint32_t us_free_pile(struct us_cache *s, struct us_thread *t, uint32_t pile);
 us_err us_flush_slab_locked(struct us_cache *s, struct us_thread *t,
                             struct us_kmem_cache_cpu *c);
 us_err us_flush_chain_locked(struct us_cache *s, struct us_thread *t,
                              struct us_kmem_cache_cpu *c);
 us_err us_flush_cpu(struct us_cache *s, struct us_thread *t, uint32_t cpu);
-us_err us_flush_all(struct us_cache *s, struct us_thread *t);
+us_err us_flush_all(struct us_cache *s, struct us_thread *t, bool patient);
 
 /* ---- node.c: partial lists; the caller holds list_lock unless said otherwise ---- */
 
+/* False: the lock cannot be had, and there is another way to go. */
+bool us_list_lock(struct us_cache *s, struct us_thread *t,
+                  struct us_kmem_cache_node *n);
+void us_list_unlock(struct us_cache *s, struct us_thread *t,
+                    struct us_kmem_cache_node *n);
 us_err us_add_partial(struct us_cache *s, uint32_t page, bool tail);
 us_err us_remove_partial(struct us_cache *s, uint32_t page);
 /*
@@ -172,8 +188,23 @@ us_err us_remove_partial(struct us_cache *s, uint32_t page);
  */
 us_err us_get_partial(struct us_request *r, uint32_t gfp, uint32_t *page,
                       uint64_t *freelist);
-us_err us_shrink_node(struct us_cache *s, struct us_thread *t, uint32_t node,
-                      bool sort);
+/* One object off a listed slab in place; US_ENOMEM: none. Takes the lock itself. */
+us_err us_alloc_listed(struct us_request *r, uint32_t node, uint64_t *ret);
+us_err us_shrink_node(struct us_cache *s, struct us_thread *t, uint32_t node, bool sort,
+                      bool patient);
+
+/* ---- stray.c: slabs whose list cannot be had; the list lock is not held ---- */
+
+/* The slab was given the mark US_MARK_STRAY. */
+void us_stray(struct us_cache *s, struct us_thread *t, uint32_t page);
+/* To the list with them, if its lock can be had at once. */
+void us_settle_strays(struct us_cache *s, struct us_thread *t,
+                      struct us_kmem_cache_node *n);
+/* Like us_get_partial(), from the strays. The lock of the request's slot is held. */
+void us_take_stray(struct us_request *r, struct us_kmem_cache_node *n, uint32_t *page,
+                   uint64_t *freelist);
+/* One object off a stray, which stays one. No lock is held. US_ENOMEM: none. */
+us_err us_pop_stray(struct us_request *r, struct us_kmem_cache_node *n, uint64_t *ret);
 
 /* ---- alloc.c and free.c ---- */
 
@@ -183,6 +214,8 @@ us_err us_find_object(struct us_cache *s, uint64_t object, uint32_t *page,
                       bool *shared);
 /* Tag of the object at `page` that came straight from the page allocator. */
 uint16_t *us_large_tag(const struct us_arena *a, uint32_t page);
+/* How many bytes of it are its owner's. */
+uint64_t us_large_usable(const struct us_arena *a, uint32_t page);
 /* Linux: __slab_free(): objects head..tail of one slab, known to be one of `s`,
  * untagged. */
 us_err us_slab_free(struct us_cache *s, struct us_thread *t, uint32_t cpu,
@@ -211,6 +244,24 @@ void us_reclaim(struct us_arena *a, struct us_thread *t);
 /* us_cache_create() for names that only the engine may give. */
 us_err us_cache_create_any(us_arena *a, const char *name,
                            const struct us_cache_config *config, us_cache **ret);
+
+/* ---- mend.c: one cache after a death ---- */
+
+enum us_mended {
+    US_MENDED,
+    US_MENDED_IN_DOUBT, /* and to be mended again */
+    US_MENDED_NOT       /* somebody alive holds a lock */
+};
+
+/*
+ * Rebuilds freelists, lists, chains and counters of the cache from its owner tags. The
+ * caller is the only reaper, and holds no lock.
+ */
+enum us_mended us_mend_cache(struct us_arena *a, struct us_thread *t, uint32_t id);
+/* Does a dead thread hold a lock of this cache? */
+bool us_cache_orphaned(const struct us_arena *a, uint32_t id);
+/* registry.c: names and the list of caches after a death; cache_lock is held. */
+bool us_mend_registry(struct us_arena *a, struct us_thread *t);
 
 /* ---- bulk.c ---- */
 

@@ -9,6 +9,20 @@
  */
 #include "cache/cache.h"
 
+us_err us_cache_lock(struct us_cache *s, struct us_thread *t, uint32_t *word,
+                     bool patient)
+{
+    us_err err =
+        patient ? us_lock_patiently(s->arena, t, word) : us_lock(s->arena, t, word);
+
+    if (US_UNLIKELY(err == US_EOWNERDEAD)) {
+        us_store_release32(&s->shared->suspect, 1);
+        us_reap_soon(s->arena);
+        err = us_lock(s->arena, t, word);
+    }
+    return err == US_EOWNERDEAD ? US_ELOCKED : err;
+}
+
 uint64_t us_cpu_detach(struct us_kmem_cache_cpu *c)
 {
     struct us_pair old, new;
@@ -78,7 +92,8 @@ static enum outcome judge(const struct us_cache *s, const struct us_kmem_cache_n
 /*
  * Splices `count` objects (freelist..last) onto the slab and unfreezes it, in one swap.
  * A slab that will be on a list is put there under the lock taken before the swap, so
- * that nobody meets it unfrozen and off the list.
+ * that nobody meets it unfrozen and off the list; without the lock it stays frozen, as
+ * a stray.
  */
 static us_err give_back(struct us_cache *s, struct us_thread *t,
                         struct us_kmem_cache_cpu *c, uint32_t page, uint64_t freelist,
@@ -86,7 +101,7 @@ static us_err give_back(struct us_cache *s, struct us_thread *t,
 {
     struct us_page *p = s->arena->pages + page;
     struct us_kmem_cache_node *n = us_slab_node(s, page);
-    bool locked = false;
+    bool locked = false, refused = false;
     us_err err = US_OK;
 
     for (;;) {
@@ -107,14 +122,18 @@ static us_err give_back(struct us_cache *s, struct us_thread *t,
         }
         word.frozen = false;
         *outcome = judge(s, n, word);
-        if (*outcome == SLAB_PARTIAL && !locked) {
-            if ((err = us_lock(s->arena, t, &n->list_lock)) != US_OK) {
-                return err;
-            }
-            locked = true;
+        if (*outcome == SLAB_PARTIAL && !locked && !refused) {
+            locked = us_list_lock(s, t, n);
+            refused = !locked;
+        }
+        if (*outcome == SLAB_PARTIAL && refused) {
+            word.frozen = true;
+            word.mark = US_MARK_STRAY;
         }
         if (us_slab_swap(p, old, word)) {
-            if (*outcome == SLAB_PARTIAL) {
+            if (word.mark == US_MARK_STRAY) {
+                us_stray(s, t, page);
+            } else if (*outcome == SLAB_PARTIAL) {
                 err = us_add_partial(s, page, tail);
             }
             break;
@@ -122,7 +141,7 @@ static us_err give_back(struct us_cache *s, struct us_thread *t,
         us_stat_add(c, US_STAT_CMPXCHG_DOUBLE_FAIL, 1);
     }
     if (locked) {
-        us_unlock(t, &n->list_lock);
+        us_list_unlock(s, t, n);
     }
     return err;
 }
@@ -141,7 +160,6 @@ us_err us_deactivate_slab(struct us_cache *s, struct us_thread *t,
     if (p == NULL) {
         return US_ECORRUPT;
     }
-    t->slab[0] = page;
     word = us_slab_read(us_slab_load(p));
     tail = word.freelist != 0;
     if (tail) {
@@ -181,22 +199,20 @@ us_err us_put_cpu_partial_locked(struct us_cache *s, struct us_kmem_cache_cpu *c
         if (head == NULL) {
             return US_ECORRUPT;
         }
-        slabs = head->chain_count;
+        slabs = us_load_relaxed32(&head->chain_count);
         if (drain && slabs >= us_load_relaxed32(&s->shared->cpu_partial_slabs)) {
             *drained = old;
             old = slabs = 0;
         }
     }
-    p->chain_next = old;
-    p->chain_count = slabs + 1;
+    us_store_relaxed32(&p->chain_next, old);
+    us_store_relaxed32(&p->chain_count, slabs + 1);
     us_store_release32(&c->partial, page);
     return US_OK;
 }
 
-/* Unfreezes a slab of a drained chain under its list lock; true: it is to be discarded.
- */
-static bool unfreeze(struct us_cache *s, struct us_kmem_cache_cpu *c,
-                     struct us_kmem_cache_node *n, uint32_t page)
+bool us_unfreeze(struct us_cache *s, struct us_kmem_cache_node *n, uint32_t page,
+                 uint32_t *fails)
 {
     struct us_page *p = s->arena->pages + page;
     struct us_slab_word word;
@@ -206,13 +222,71 @@ static bool unfreeze(struct us_cache *s, struct us_kmem_cache_cpu *c,
         old = us_slab_load(p);
         word = us_slab_read(old);
         word.frozen = false;
+        word.mark = 0;
         if (us_slab_swap(p, old, word)) {
             break;
         }
-        us_stat_add(c, US_STAT_CMPXCHG_DOUBLE_FAIL, 1);
+        ++*fails;
     }
     return word.inuse == 0 && us_load_relaxed32(&n->nr_partial) >=
                                   us_load_relaxed32(&s->shared->min_partial);
+}
+
+/* The list of its node cannot be had: the slab waits for whoever has it next. */
+static void mark_stray(struct us_cache *s, struct us_thread *t, uint32_t page)
+{
+    struct us_page *p = s->arena->pages + page;
+
+    for (;;) {
+        struct us_pair old = us_slab_load(p);
+        struct us_slab_word word = us_slab_read(old);
+
+        word.mark = US_MARK_STRAY;
+        if (us_slab_swap(p, old, word)) {
+            us_stray(s, t, page);
+            return;
+        }
+    }
+}
+
+/* One slab of a drained chain goes to its node, whose lock is held, or to *discards. */
+static us_err put_partial(struct us_cache *s, struct us_thread *t,
+                          struct us_kmem_cache_cpu *c, struct us_kmem_cache_node *n,
+                          uint32_t page, uint32_t *discards)
+{
+    uint32_t fails = 0;
+    us_err err = US_OK;
+
+    if (us_unfreeze(s, n, page, &fails)) {
+        us_slab_unpublish(s, t, page);
+        us_store_relaxed32(&s->arena->pages[page].chain_next, *discards);
+        *discards = page;
+        us_stat_add(c, US_STAT_DEACTIVATE_EMPTY, 1);
+    } else {
+        err = us_add_partial(s, page, true);
+        us_stat_add(c, US_STAT_FREE_ADD_PARTIAL, 1);
+    }
+    us_stat_add(c, US_STAT_CMPXCHG_DOUBLE_FAIL, fails);
+    return err;
+}
+
+uint32_t us_free_pile(struct us_cache *s, struct us_thread *t, uint32_t pile)
+{
+    uint32_t count = 0;
+
+    while (pile != 0) {
+        struct us_page *p = us_page_at(s->arena, pile);
+        uint32_t page = pile;
+
+        if (p == NULL || !us_pages_ours(p, us_thread_slot(s->arena, t))) {
+            us_store_release32(&s->shared->suspect, 1);
+            break; /* somebody has written over the links of our pile */
+        }
+        pile = us_load_relaxed32(&p->chain_next);
+        us_pages_free(s->arena, t, page);
+        count++;
+    }
+    return count;
 }
 
 us_err us_put_partials(struct us_cache *s, struct us_thread *t,
@@ -231,38 +305,24 @@ us_err us_put_partials(struct us_cache *s, struct us_thread *t,
             err = US_ECORRUPT;
             break;
         }
-        chain = p->chain_next;
-        t->slab[0] = page;
-        t->slab[1] = chain;
-        if (its != n) {
-            if (n != NULL) {
-                us_unlock(t, &n->list_lock);
-            }
+        chain = us_load_relaxed32(&p->chain_next);
+        if (its != n && n != NULL) {
+            us_list_unlock(s, t, n);
             n = NULL;
-            if ((err = us_lock(s->arena, t, &its->list_lock)) != US_OK) {
-                break;
-            }
+        }
+        if (its != n && us_list_lock(s, t, its)) {
             n = its;
         }
-        if (unfreeze(s, c, n, page)) {
-            p->chain_next = discards;
-            discards = page;
-            continue;
+        if (n == its) {
+            err = put_partial(s, t, c, n, page, &discards);
+        } else {
+            mark_stray(s, t, page);
         }
-        err = us_add_partial(s, page, true);
-        us_stat_add(c, US_STAT_FREE_ADD_PARTIAL, 1);
     }
     if (n != NULL) {
-        us_unlock(t, &n->list_lock);
+        us_list_unlock(s, t, n);
     }
-    while (discards != 0) {
-        uint32_t page = discards;
-
-        discards = s->arena->pages[page].chain_next;
-        us_stat_add(c, US_STAT_DEACTIVATE_EMPTY, 1);
-        us_slab_discard(s, t, page);
-        us_stat_add(c, US_STAT_FREE_SLAB, 1);
-    }
+    us_stat_add(c, US_STAT_FREE_SLAB, us_free_pile(s, t, discards));
     return err;
 }
 
@@ -277,7 +337,6 @@ us_err us_flush_slab_locked(struct us_cache *s, struct us_thread *t,
     if (active.page == 0) {
         return US_OK;
     }
-    t->slab[0] = active.page;
     err = us_deactivate_slab(s, t, c, active.page, us_cpu_detach(c));
     us_stat_add(c, US_STAT_CPUSLAB_FLUSH, 1);
     return err;
@@ -296,16 +355,16 @@ typedef us_err (*flush_fn)(struct us_cache *, struct us_thread *,
                            struct us_kmem_cache_cpu *);
 
 static us_err with_slot(struct us_cache *s, struct us_thread *t, uint32_t cpu,
-                        flush_fn first, flush_fn second)
+                        bool patient, flush_fn first, flush_fn second)
 {
     struct us_kmem_cache_cpu *c = us_cpu(s, cpu);
-    us_err err = us_lock(s->arena, t, &c->lock);
+    us_err err = us_cache_lock(s, t, &c->lock, patient);
 
     if (err != US_OK) {
         return err;
     }
-    t->cache = s->id;
-    t->cpu = cpu;
+    us_store_relaxed32(&t->cache, s->id);
+    us_store_relaxed32(&t->cpu, cpu);
     us_intent_begin(t, US_OP_FLUSH, 0);
     err = first(s, t, c);
     if (err == US_OK && second != NULL) {
@@ -318,15 +377,18 @@ static us_err with_slot(struct us_cache *s, struct us_thread *t, uint32_t cpu,
 
 us_err us_flush_cpu(struct us_cache *s, struct us_thread *t, uint32_t cpu)
 {
-    return with_slot(s, t, cpu, us_flush_slab_locked, us_flush_chain_locked);
+    return with_slot(s, t, cpu, true, us_flush_slab_locked, us_flush_chain_locked);
 }
 
-us_err us_flush_all(struct us_cache *s, struct us_thread *t)
+us_err us_flush_all(struct us_cache *s, struct us_thread *t, bool patient)
 {
     us_err err = US_OK;
 
-    for (uint32_t cpu = 0; cpu < s->arena->cpus && err == US_OK; cpu++) {
-        err = us_flush_cpu(s, t, cpu);
+    for (uint32_t cpu = 0; cpu < s->arena->cpus; cpu++) {
+        us_err failed =
+            with_slot(s, t, cpu, patient, us_flush_slab_locked, us_flush_chain_locked);
+
+        err = err == US_OK ? failed : err;
     }
     return err;
 }
@@ -343,7 +405,7 @@ static us_err flush_call(us_cache *s, int cpu, flush_fn first, flush_fn second)
     }
     for (uint32_t i = 0; err == US_OK && i < s->arena->cpus; i++) {
         if (cpu == -1 || cpu == (int)i) {
-            err = with_slot(s, t, i, first, second);
+            err = with_slot(s, t, i, true, first, second);
         }
     }
     return err;
@@ -370,10 +432,10 @@ static us_err shrink(us_cache *s, bool flush)
     us_err err = t == NULL ? us_last_code() : us_cache_alive(s);
 
     if (err == US_OK && flush) {
-        err = us_flush_all(s, t);
+        err = us_flush_all(s, t, true);
     }
     for (uint32_t node = 0; err == US_OK && node < s->arena->nodes; node++) {
-        err = us_shrink_node(s, t, node, true);
+        err = us_shrink_node(s, t, node, true, true);
     }
     return err;
 }

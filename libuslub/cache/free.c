@@ -48,11 +48,17 @@ us_err us_find_object(struct us_cache *s, uint64_t object, uint32_t *page, bool 
         return err != US_OK ? err
                             : foreign(s, object, "its slab is of an earlier cache");
     }
-    if (!us_object_index(s, *page, us_slab_read(us_slab_load(p)).objects, object,
-                         &index)) {
+    if (!us_object_index(s, *page, us_objects_here(s, *page, order), object, &index)) {
         return foreign(s, object, "it points into an object, or between two");
     }
-    tag = us_load_acquire16(us_tag(s, object));
+    tag = us_tag_look(s, us_tag(s, object));
+    if (US_UNLIKELY(tag == US_TAG_POISON ||
+                    us_slab_read(us_slab_load(p)).mark == US_MARK_POISON)) {
+        return us_fail(US_EPOISONED,
+                       "arena '%s', cache id %u: the object at offset 0x%llx, or its "
+                       "slab, contradicts itself and is out of use; leave it alone",
+                       a->name, s->id, (unsigned long long)object);
+    }
     *shared = tag == US_TAG_SHARED;
     if (*shared) {
         return us_hold_check(s->arena, s->tag_shift - 3, object);
@@ -81,18 +87,12 @@ us_err us_find_object(struct us_cache *s, uint64_t object, uint32_t *page, bool 
 /* ---- into any slab ---- */
 
 /* A slab that was full has a free object again: it goes to this CPU's chain. */
-static us_err put_on_chain(struct us_cache *s, struct us_thread *t, uint32_t cpu,
-                           uint32_t page)
+static us_err put_on_chain(struct us_cache *s, struct us_thread *t,
+                           struct us_kmem_cache_cpu *c, uint32_t page)
 {
-    struct us_kmem_cache_cpu *c = us_cpu(s, cpu);
     uint32_t drained = 0;
-    us_err err = us_lock(s->arena, t, &c->lock);
+    us_err err = us_put_cpu_partial_locked(s, c, page, true, &drained);
 
-    if (err != US_OK) {
-        return err;
-    }
-    err = us_put_cpu_partial_locked(s, c, page, true, &drained);
-    us_unlock(t, &c->lock);
     if (drained != 0) {
         err = us_put_partials(s, t, c, drained);
         us_stat_add(c, US_STAT_CPU_PARTIAL_DRAIN, 1);
@@ -102,18 +102,21 @@ static us_err put_on_chain(struct us_cache *s, struct us_thread *t, uint32_t cpu
 }
 
 /* The swap has happened under list_lock: put the slab where it belongs now. */
-static us_err settle(struct us_cache *s, struct us_kmem_cache_node *n,
-                     struct us_kmem_cache_cpu *c, uint32_t page, bool was_full,
-                     bool empty, bool *discard)
+static us_err put_on_list(struct us_cache *s, struct us_thread *t,
+                          struct us_kmem_cache_node *n, struct us_kmem_cache_cpu *c,
+                          uint32_t page, bool was_full, bool empty, bool *discard)
 {
     us_err err = US_OK;
 
     if (empty && us_load_relaxed32(&n->nr_partial) >=
                      us_load_relaxed32(&s->shared->min_partial)) {
-        *discard = true;
         if (!was_full) {
             err = us_remove_partial(s, page);
             us_stat_add(c, US_STAT_FREE_REMOVE_PARTIAL, 1);
+        }
+        if (err == US_OK) {
+            us_slab_unpublish(s, t, page);
+            *discard = true;
         }
     } else if (was_full) {
         err = us_add_partial(s, page, true);
@@ -122,59 +125,109 @@ static us_err settle(struct us_cache *s, struct us_kmem_cache_node *n,
     return err;
 }
 
+/* What a free is about to do with the slab, and the lock it holds for it. */
+enum hold { HOLD_NONE, HOLD_SLOT, HOLD_LIST, HOLD_STRAY };
+
+/*
+ * An unfrozen slab that was full goes to the chain of this CPU, or to its node's list;
+ * one that is empty now may leave the list. Without either lock the first becomes a
+ * stray and the second stays on the list.
+ */
+static enum hold take_hold(struct us_cache *s, struct us_thread *t,
+                           struct us_kmem_cache_node *n, struct us_kmem_cache_cpu *c,
+                           struct us_slab_word was, struct us_slab_word *word)
+{
+    bool was_full = was.freelist == 0;
+
+    if (was.frozen || (!was_full && word->inuse != 0)) {
+        return HOLD_NONE;
+    }
+    if (was_full && !(s->flags & US_NO_CPU_PARTIAL)) {
+        us_err err = us_lock(s->arena, t, &c->lock);
+
+        word->frozen = err == US_OK;
+        if (err == US_OK) {
+            return HOLD_SLOT;
+        }
+        if (err == US_EOWNERDEAD) {
+            us_store_release32(&s->shared->suspect, 1);
+        }
+    }
+    if (us_list_lock(s, t, n)) {
+        return HOLD_LIST;
+    }
+    if (was_full) {
+        word->frozen = true;
+        word->mark = US_MARK_STRAY;
+        return HOLD_STRAY;
+    }
+    return HOLD_NONE;
+}
+
+static void let_go(struct us_cache *s, struct us_thread *t,
+                   struct us_kmem_cache_node *n, struct us_kmem_cache_cpu *c,
+                   enum hold hold)
+{
+    if (hold == HOLD_SLOT) {
+        us_unlock(t, &c->lock);
+    } else if (hold == HOLD_LIST) {
+        us_list_unlock(s, t, n);
+    }
+}
+
 us_err us_slab_free(struct us_cache *s, struct us_thread *t, uint32_t cpu,
                     uint32_t page, uint64_t head, uint64_t tail, uint32_t count)
 {
     struct us_page *p = s->arena->pages + page;
     struct us_kmem_cache_node *n = us_slab_node(s, page);
     struct us_kmem_cache_cpu *c = us_cpu(s, cpu);
-    bool chains = !(s->flags & US_NO_CPU_PARTIAL), discard = false;
+    bool discard = false, done;
     us_err err = US_OK;
 
     us_stat_add(c, US_STAT_FREE_SLOWPATH, 1);
-    for (;;) {
+    do {
         struct us_pair old = us_slab_load(p);
         struct us_slab_word was = us_slab_read(old), word = was;
-        bool locked = false;
+        enum hold hold;
 
         if (count > was.inuse) {
+            us_store_release32(&s->shared->suspect, 1);
             return us_fail(US_ECORRUPT,
                            "arena '%s': the slab at page %u says that %u objects "
-                           "are in use, %u are to be freed; recreate the arena",
+                           "are in use, %u are to be freed; it will be rebuilt",
                            s->arena->name, page, was.inuse, count);
         }
         us_link_set(s, tail, was.freelist);
         word.freelist = head;
         word.inuse = was.inuse - count;
-        if (!was.frozen && (word.inuse == 0 || was.freelist == 0)) {
-            if (chains && was.freelist == 0) {
-                word.frozen = true;
-            } else if ((err = us_lock(s->arena, t, &n->list_lock)) != US_OK) {
-                return err;
-            } else {
-                locked = true;
+        hold = take_hold(s, t, n, c, was, &word);
+        done = us_slab_swap(p, old, word);
+        if (done && hold == HOLD_STRAY) {
+            us_store_release32(&n->strays, 1); /* while the intent names the slab */
+        }
+        if (done) {
+            us_intent_end(t); /* before the lock goes: see told_apart() in mend.c */
+        }
+        if (!done) {
+            us_stat_add(c, US_STAT_CMPXCHG_DOUBLE_FAIL, 1);
+        } else if (hold == HOLD_SLOT) {
+            err = put_on_chain(s, t, c, page);
+        } else if (hold == HOLD_LIST) {
+            err = put_on_list(s, t, n, c, page, was.freelist == 0, word.inuse == 0,
+                              &discard);
+        } else if (hold == HOLD_STRAY) {
+            us_stray(s, t, page);
+        } else if (was.frozen) {
+            us_stat_add(c, US_STAT_FREE_FROZEN, 1);
+            if (US_UNLIKELY(was.mark == US_MARK_STRAY)) {
+                us_store_relaxed32(&n->stray, page); /* has a free object for sure */
             }
         }
-        if (us_slab_swap(p, old, word)) {
-            if (locked) {
-                err =
-                    settle(s, n, c, page, was.freelist == 0, word.inuse == 0, &discard);
-                us_unlock(t, &n->list_lock);
-            } else if (was.frozen) {
-                us_stat_add(c, US_STAT_FREE_FROZEN, 1);
-            } else if (word.frozen) {
-                err = put_on_chain(s, t, cpu, page);
-            }
-            break;
-        }
-        us_stat_add(c, US_STAT_CMPXCHG_DOUBLE_FAIL, 1);
-        if (locked) {
-            us_unlock(t, &n->list_lock);
-        }
-    }
-    if (discard && err == US_OK) {
+        let_go(s, t, n, c, hold);
+    } while (!done);
+    if (discard) {
         us_stat_add(c, US_STAT_FREE_SLAB, 1);
-        us_slab_discard(s, t, page);
+        us_pages_free(s->arena, t, page);
     }
     return err;
 }
@@ -185,7 +238,12 @@ static __attribute__((noinline)) us_err free_slow(struct us_cache *s,
 {
     bool shared, last;
     uint32_t page;
-    us_err err = us_find_object(s, object, &page, &shared);
+    us_err err = us_arena_sound(s->arena);
+
+    if (US_UNLIKELY(us_load_relaxed32(&s->shared->suspect) != 0)) {
+        us_reap_sometimes(s->arena);
+    }
+    err = err == US_OK ? us_find_object(s, object, &page, &shared) : err;
 
     if (err == US_OK && shared) {
         err = us_hold_drop(s->arena, t, object, &last);
@@ -194,11 +252,10 @@ static __attribute__((noinline)) us_err free_slow(struct us_cache *s,
     if (err != US_OK) {
         return err;
     }
-    t->cache = s->id;
-    t->cpu = cpu;
-    t->slab[0] = page;
+    us_store_relaxed32(&t->cache, s->id);
+    us_store_relaxed32(&t->cpu, cpu);
     us_intent_begin(t, US_OP_FREE, object);
-    us_store_release16(us_tag(s, object), 0);
+    us_tag_set(us_tag(s, object), 0);
     err = us_slab_free(s, t, cpu, page, object, object, 1);
     us_intent_end(t);
     return err;
@@ -222,12 +279,13 @@ static US_COLD us_err push_again(struct us_cache *s, struct us_thread *t, uint32
         old.hi = us_load_acquire64(&c->freelist.hi);
         old.lo = us_load_acquire64(&c->freelist.lo);
         if (us_load_acquire64(&c->active) != active) {
-            t->cache = s->id;
-            t->cpu = cpu;
-            t->slab[0] = us_active_read(active).page;
-            err = us_slab_at(s, t->slab[0]) == NULL
+            uint32_t page = us_active_read(active).page;
+
+            us_store_relaxed32(&t->cache, s->id);
+            us_store_relaxed32(&t->cpu, cpu);
+            err = us_slab_at(s, page) == NULL
                       ? US_ECORRUPT
-                      : us_slab_free(s, t, cpu, t->slab[0], object, object, 1);
+                      : us_slab_free(s, t, cpu, page, object, object, 1);
             us_intent_end(t);
             return err;
         }
@@ -259,11 +317,11 @@ US_INLINE us_err push(struct us_cache *s, struct us_thread *t, uint32_t cpu,
         return miss(s, t, cpu, object);
     }
     tag = us_tag(s, object);
-    if (US_UNLIKELY(us_load_relaxed16(tag) != us_load_relaxed16(&s->self->owner))) {
+    if (US_UNLIKELY(!us_tag_is(tag, us_load_relaxed16(&s->self->owner)))) {
         return miss(s, t, cpu, object);
     }
     us_intent_begin(t, US_OP_FREE, object);
-    us_store_release16(tag, 0);
+    us_tag_set(tag, 0);
     us_link_set(s, object, old.lo);
     new.lo = object;
     new.hi = us_next_tid(old.hi);

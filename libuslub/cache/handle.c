@@ -8,7 +8,7 @@
 /* Is a table of a cache (image, shuffle) inside the pages for objects? */
 static bool block_valid(const struct us_arena *a, uint64_t offset, uint64_t bytes)
 {
-    return offset - a->data_start < a->data_bytes &&
+    return offset % US_PAGE_SIZE == 0 && offset - a->data_start < a->data_bytes &&
            bytes <= a->data_bytes - (offset - a->data_start);
 }
 
@@ -44,8 +44,8 @@ static us_err fill_handle(struct us_arena *a, uint32_t id, struct us_cache *s)
         s->object_size > s->size || s->offset > s->size - US_WORD ||
         s->order >= a->at.orders || s->min_order > s->order || s->objects < 1 ||
         s->objects > US_OBJECTS_MAX ||
-        s->objects > us_order_objects(s->order, s->size) || s->min_objects < 1 ||
-        s->min_objects > us_order_objects(s->min_order, s->size) ||
+        s->objects != us_order_objects(s->order, s->size) || s->min_objects < 1 ||
+        s->min_objects != us_order_objects(s->min_order, s->size) ||
         shared->min_partial > INT32_MAX) {
         return us_damaged(a, "the description of a cache");
     }
@@ -58,16 +58,12 @@ static us_err fill_handle(struct us_arena *a, uint32_t id, struct us_cache *s)
     }
     s->tag_shift = plane + 3;
     s->tags = (uint16_t *)us_at(a, a->at.tags[plane]) - (a->data_start >> s->tag_shift);
-    if (shared->image != 0) {
-        s->image = us_at(a, shared->image);
-    }
-    if (shared->shuffle != 0) {
-        s->shuffle = us_at(a, shared->shuffle);
-    }
-    if (!(shared->image == 0 || block_valid(a, shared->image, s->object_size)) ||
-        !(shared->shuffle == 0 || block_valid(a, shared->shuffle, 2ULL * s->objects))) {
+    if ((shared->image != 0 && !block_valid(a, shared->image, s->object_size)) ||
+        (shared->shuffle != 0 && !block_valid(a, shared->shuffle, 2ULL * s->objects))) {
         return us_damaged(a, "the description of a cache");
     }
+    s->image = shared->image != 0 ? us_at(a, shared->image) : NULL;
+    s->shuffle = shared->shuffle != 0 ? us_at(a, shared->shuffle) : NULL;
     return US_OK;
 }
 
@@ -99,7 +95,7 @@ struct us_cache *us_cache_handle(struct us_arena *a, uint32_t id)
         s->generation == us_load_relaxed32(&us_cache_shared(a, id)->generation)) {
         return s;
     }
-    (void)pthread_mutex_lock(&a->handles_lock);
+    us_mutex_lock(&a->handles_lock);
     s = a->handles[id];
     if (s == NULL ||
         s->generation != us_load_relaxed32(&us_cache_shared(a, id)->generation)) {
@@ -151,7 +147,7 @@ us_err us_cache_settled(struct us_cache *s, struct us_thread *t)
     us_err err = US_OK;
 
     if (US_UNLIKELY(in_state(s, US_CACHE_DYING))) {
-        err = us_lock(s->arena, t, &s->arena->header->cache_lock);
+        err = us_registry_hold(s->arena, t);
         if (err == US_OK) {
             us_unlock(t, &s->arena->header->cache_lock);
         }

@@ -316,7 +316,7 @@ us_err us_hold_drop(struct us_arena *a, struct us_thread *t, uint64_t object,
     if (err != US_OK) {
         return err;
     }
-    (void)pthread_mutex_lock(&a->hold_lock);
+    us_mutex_lock(&a->hold_lock);
     if (!refs_take(a, object)) {
         us_intent_begin(t, US_OP_DROP, object);
         err = us_hold_remove(a, &spot, us_holder_bit(a), 0, last);
@@ -338,9 +338,8 @@ us_err us_hold_drop(struct us_arena *a, struct us_thread *t, uint64_t object,
 static us_err try_unshare(struct us_arena *a, struct us_thread *t, struct us_spot *spot)
 {
     us_err err = US_OK;
-    bool last = false;
 
-    (void)pthread_mutex_lock(&a->hold_lock);
+    us_mutex_lock(&a->hold_lock);
     for (;;) {
         struct us_pair old = us_spot_pair(a, spot);
         struct us_holders h = us_holders_read(old);
@@ -359,9 +358,7 @@ static us_err try_unshare(struct us_arena *a, struct us_thread *t, struct us_spo
         us_intent_begin(t, US_OP_DROP, spot->offset);
         h.processes = 0;
         if (us_cas_pair(spot->holders, old, us_holders_next(h))) {
-            last = us_cas_acq_rel16(spot->tag, &shared, us_me(a));
-            US_ASSERT(last);
-            (void)last;
+            (void)us_cas_acq_rel16(spot->tag, &shared, us_me(a));
             break;
         }
     }

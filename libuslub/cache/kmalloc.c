@@ -54,6 +54,13 @@ struct us_cache *us_kmalloc_cache(struct us_arena *a, uint32_t family, uint32_t 
     if (us_cache_create_any(a, name, &config, &s) != US_OK) {
         return NULL;
     }
+    if (s->object_size < config.object_size) { /* the name said otherwise */
+        (void)us_fail(US_ECORRUPT,
+                      "arena '%s': cache '%s' has objects of %llu bytes; the arena is "
+                      "damaged: recreate it",
+                      a->name, name, (unsigned long long)s->object_size);
+        return NULL;
+    }
     us_store_pointer(known, s);
     return s;
 }
@@ -86,7 +93,6 @@ static void *large_alloc(struct us_arena *a, uint64_t n, uint32_t gfp, int cpu,
             return NULL;
         }
     }
-    t->slab[0] = run.page;
     if (us_commit(a, us_offset(a, us_large_tag(a, run.page)), sizeof(uint16_t)) !=
         US_OK) {
         us_pages_free(a, t, run.page);
@@ -108,6 +114,13 @@ static us_err check_large(const struct us_arena *a, uint32_t page, uint64_t obje
 {
     uint16_t tag = us_load_acquire16(us_large_tag(a, page));
 
+    if (tag == US_TAG_POISON) {
+        return us_fail(
+            US_EPOISONED,
+            "arena '%s': the object at offset 0x%llx contradicts itself and is "
+            "out of use; leave it alone",
+            a->name, (unsigned long long)object);
+    }
     if (object != us_page_offset(page)) {
         return us_fail(
             US_EFOREIGN,
@@ -130,38 +143,42 @@ static us_err check_large(const struct us_arena *a, uint32_t page, uint64_t obje
 static us_err large_free(struct us_arena *a, uint32_t page, uint64_t object)
 {
     struct us_thread *t = us_thread_self(a);
-    us_err err = t == NULL ? us_last_code() : US_OK;
+    us_err err = t == NULL ? us_last_code() : US_ENOTOWNER;
 
-    if (err == US_OK && us_load_acquire16(us_large_tag(a, page)) == US_TAG_SHARED) {
-        bool last;
+    /* Twice, because a fork may make it shared between the two looks at the tag. */
+    for (int look = 0; look < 2 && err == US_ENOTOWNER; look++) {
+        if (us_load_acquire16(us_large_tag(a, page)) == US_TAG_SHARED) {
+            bool last;
 
-        err = us_hold_drop(a, t, object, &last);
-        if (!last) {
-            return err;
+            err = us_hold_drop(a, t, object, &last);
+            if (!last) {
+                return err;
+            }
         }
-    }
-    if (err == US_OK) {
         err = check_large(a, page, object);
     }
     if (err != US_OK) {
         return err;
     }
-    t->slab[0] = page;
     us_intent_begin(t, US_OP_PAGES, object);
+    us_pages_unpublish(a, t, page); /* from here on it is a block of this thread's */
     us_store_release16(us_large_tag(a, page), 0);
     us_pages_free(a, t, page);
     us_intent_end(t);
     return US_OK;
 }
 
-/* Committed bytes of a large object; what the arena says is bounded by the block. */
-static uint64_t large_usable(const struct us_arena *a, uint32_t page)
+/* Committed bytes of a large object; what the arena says is bounded by the block, and
+ * that by the pages there are. */
+uint64_t us_large_usable(const struct us_arena *a, uint32_t page)
 {
-    uint64_t bytes = us_load_relaxed64(&a->pages[page].requested), most;
+    uint64_t bytes = us_load_relaxed64(&a->pages[page].requested), most, left;
     uint32_t order;
 
     (void)us_block_state(a, page, &order);
-    most = (uint64_t)US_PAGE_SIZE << order;
+    most = order < a->at.orders ? (uint64_t)US_PAGE_SIZE << order : 0;
+    left = us_page_offset(a->end_page) - us_page_offset(page);
+    most = most < left ? most : left;
     return bytes < most ? (bytes + US_PAGE_SIZE - 1) & ~(uint64_t)(US_PAGE_SIZE - 1)
                         : most;
 }
@@ -179,7 +196,7 @@ static us_err block_of(const struct us_arena *a, uint64_t object, uint32_t *page
                 : 0;
     *state = *page == 0 ? US_BLOCK_TAIL : us_block_state(a, *page, &order);
     if (*state == US_BLOCK_SLAB || *state == US_BLOCK_LARGE) {
-        return US_OK;
+        return us_arena_sound(a);
     }
     return us_fail(
         US_EFOREIGN,
@@ -211,7 +228,7 @@ us_err us_object_stat(us_arena *a, const void *pointer, struct us_object_info *r
     uint64_t object = us_offset(a, pointer);
     enum us_block_state state;
     const struct us_page *p;
-    uint32_t page;
+    uint32_t page, order;
     us_err err = block_of(a, object, &page, &state);
 
     if (err != US_OK) {
@@ -225,7 +242,7 @@ us_err us_object_stat(us_arena *a, const void *pointer, struct us_object_info *r
     if (state == US_BLOCK_LARGE) {
         ret->large = true;
         set_owner(a, ret, us_load_acquire16(us_large_tag(a, page)), US_TAG_PLANES - 1);
-        ret->usable = large_usable(a, page);
+        ret->usable = us_large_usable(a, page);
         return object == us_page_offset(page) ? US_OK : check_large(a, page, object);
     }
     ret->cache = us_cache_handle(a, us_load_relaxed32(&p->cache));
@@ -233,7 +250,8 @@ us_err us_object_stat(us_arena *a, const void *pointer, struct us_object_info *r
         return us_last_code();
     }
     ret->slab = us_load_relaxed32(&p->serial);
-    if (!us_object_index(ret->cache, page, us_slab_read(us_slab_load(p)).objects,
+    (void)us_block_state(a, page, &order);
+    if (!us_object_index(ret->cache, page, us_objects_here(ret->cache, page, order),
                          object, &ret->index)) {
         return us_fail(
             US_EFOREIGN,

@@ -192,6 +192,7 @@ static void a_passed_descriptor_keeps_nobody_alive(void)
 
 /* ---- scribbled words ---- */
 
+/* ... once; then the lists are made anew from the owner tags. */
 static void a_freelist_that_leads_to_itself_is_an_error(void)
 {
     void *objects[8];
@@ -208,8 +209,10 @@ static void a_freelist_that_leads_to_itself_is_an_error(void)
     us_link_set(s, x, x);
     assert(us_alloc_on(s, 0, 0, -1) == objects[3]);
     assert(us_alloc_on(s, 0, 0, -1) == NULL && us_last_code() == US_ECORRUPT);
-    assert(us_alloc_bulk(s, 0, 0, -1, 3, objects) == US_ECORRUPT);
-    assert(us_cache_flush(s, 0) == US_ECORRUPT);
+    us_reap_soon(arena);
+    assert(us_validate(arena, NULL, NULL, NULL) == 0);
+    assert(us_alloc_bulk(s, 0, 0, -1, 3, objects) == US_OK);
+    assert(us_cache_flush(s, 0) == US_OK);
     us_arena_detach(arena);
 }
 

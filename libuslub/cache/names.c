@@ -3,6 +3,9 @@
 #include "cache/names.h"
 
 #include <string.h>
+#include <unistd.h>
+
+#define REPAIR_TRIES 100 /* of a millisecond */
 
 struct us_kmem_cache *us_cache_shared(const struct us_arena *a, uint32_t id)
 {
@@ -44,7 +47,7 @@ static uint64_t hash_bytes(const void *data, uint64_t size)
     return hash;
 }
 
-static uint32_t *bucket_of(const struct us_arena *a, const char *name)
+uint32_t *us_name_bucket(const struct us_arena *a, const char *name)
 {
     uint64_t hash = hash_bytes(name, strlen(name));
 
@@ -57,7 +60,8 @@ us_err us_name_find(const struct us_arena *a, const char *name, uint32_t *ret)
 {
     uint32_t steps = a->config.caches_max * 2;
 
-    for (*ret = *bucket_of(a, name); *ret != 0; *ret = us_name_at(a, *ret)->hash_next) {
+    for (*ret = us_load_relaxed32(us_name_bucket(a, name)); *ret != 0;
+         *ret = us_load_relaxed32(&us_name_at(a, *ret)->hash_next)) {
         if (!us_name_valid(a, *ret) || steps-- == 0) {
             return us_damaged(a, "the table of cache names");
         }
@@ -168,14 +172,15 @@ void us_name_enter(struct us_arena *a, uint32_t entry, const char *text, uint32_
                    const struct us_cache_config *config)
 {
     struct us_name *name = us_name_at(a, entry);
-    uint32_t *bucket = bucket_of(a, text);
+    uint32_t *bucket = us_name_bucket(a, text);
 
     memset(name, 0, sizeof(*name));
     describe(config, name);
     memcpy(name->name, text, strlen(text) + 1);
-    name->birth = ++a->header->births;
-    name->cache = id;
-    name->hash_next = *bucket;
+    us_store_relaxed64(&a->header->births, a->header->births + 1);
+    name->birth = a->header->births;
+    us_store_relaxed32(&name->hash_next, us_load_relaxed32(bucket));
+    us_store_release32(&name->cache, id); /* now it is a name; the rest can be found */
     us_store_release32(bucket, entry);
 }
 
@@ -183,17 +188,18 @@ void us_name_remove(struct us_arena *a, uint32_t entry)
 {
     struct us_name *name = us_name_at(a, entry);
     char text[US_NAME_MAX + 1] = "";
-    uint32_t *link, steps = a->config.caches_max * 2;
+    uint32_t *link, at, steps = a->config.caches_max * 2;
 
     memcpy(text, name->name, US_NAME_MAX);
-    link = bucket_of(a, text);
-    while (us_name_valid(a, *link) && *link != entry && steps-- != 0) {
-        link = &us_name_at(a, *link)->hash_next;
+    link = us_name_bucket(a, text);
+    while (at = us_load_relaxed32(link), /* once: it is checked, then followed */
+           us_name_valid(a, at) && at != entry && steps-- != 0) {
+        link = &us_name_at(a, at)->hash_next;
     }
-    if (*link == entry) {
+    if (at == entry) {
         us_store_release32(link, name->hash_next);
     }
-    name->cache = 0;
+    us_store_release32(&name->cache, 0);
 }
 
 /* The oldest name that leads to `id`, 0 if none is left. */
@@ -239,6 +245,26 @@ us_err us_cache_aliases(us_cache *s, bool (*fn)(const char *, void *), void *arg
     }
 }
 
+us_err us_registry_hold(struct us_arena *a, struct us_thread *t)
+{
+    us_err err = us_lock_patiently(a, t, &a->header->cache_lock);
+
+    /* Somebody else may be at the repair, and it may have more to do. */
+    for (int tries = 0; err == US_EOWNERDEAD && tries < REPAIR_TRIES; tries++) {
+        if (tries != 0) {
+            (void)usleep(1000);
+        }
+        us_reap_soon(a);
+        err = us_lock_patiently(a, t, &a->header->cache_lock);
+    }
+    return err != US_EOWNERDEAD
+               ? err
+               : us_fail(US_ELOCKED,
+                         "arena '%s': who held the names of caches is dead, and the "
+                         "repair has to wait for somebody; see `uslub doctor`",
+                         a->name);
+}
+
 us_err us_lock_caches(struct us_arena *a, struct us_thread **t)
 {
     us_err err;
@@ -247,7 +273,10 @@ us_err us_lock_caches(struct us_arena *a, struct us_thread **t)
     if (*t == NULL) {
         return us_last_code();
     }
-    err = us_lock(a, *t, &a->header->cache_lock);
+    err = us_arena_sound(a);
+    if (err == US_OK) {
+        err = us_registry_hold(a, *t);
+    }
     if (err == US_OK) {
         us_intent_begin(*t, US_OP_CACHE, 0);
     }
@@ -266,8 +295,7 @@ uint32_t us_cache_brief(us_cache *s, char name[US_NAME_MAX + 1])
     uint32_t entry = us_load_relaxed32(&s->shared->name);
 
     name[0] = '\0';
-    if (entry <= us_load_relaxed32(&a->header->name_high) &&
-        entry < a->config.caches_max * 2) {
+    if (us_name_valid(a, entry)) {
         memcpy(name, us_name_at(a, entry)->name, US_NAME_MAX);
         name[US_NAME_MAX] = '\0';
     }

@@ -14,10 +14,15 @@ us_err us_damaged(const struct us_arena *a, const char *what);
 bool us_id_valid(const struct us_arena *a, uint32_t id);
 bool us_name_valid(const struct us_arena *a, uint32_t entry);
 
+/* cache_lock; US_ELOCKED: within two seconds it could not be had. */
+us_err us_registry_hold(struct us_arena *a, struct us_thread *t);
+/* The same for a call of our user. */
 us_err us_lock_caches(struct us_arena *a, struct us_thread **t);
 void us_unlock_caches(struct us_arena *a, struct us_thread *t);
 
 us_err us_name_check(const char *name);
+/* Where the chain of entries with this name's hash begins. */
+uint32_t *us_name_bucket(const struct us_arena *a, const char *name);
 /* Entry of a name, 0 if there is none. US_ECORRUPT if the table is damaged. */
 us_err us_name_find(const struct us_arena *a, const char *name, uint32_t *ret);
 /* A free entry, committed; not yet in the table. */

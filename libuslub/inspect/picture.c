@@ -47,6 +47,10 @@ static us_err add_slab(struct us_picture *picture, uint32_t page, uint32_t order
     slab->info.frozen = word.frozen;
     slab->info.pfmemalloc = p->flags & US_PAGE_PFMEMALLOC;
     slab->info.place = US_PLACE_FULL;
+    if (word.mark == US_MARK_STRAY) {
+        slab->info.place = US_PLACE_STRAY;
+        slab->places = 1;
+    }
     return US_OK;
 }
 
@@ -66,10 +70,11 @@ static us_err find_slabs(struct us_picture *picture)
         }
         if (state == US_BLOCK_SLAB &&
             us_load_relaxed32(&a->pages[page].cache) == s->id &&
-            a->pages[page].cache_gen == (uint16_t)s->generation) {
+            a->pages[page].cache_gen == (uint16_t)s->generation &&
+            us_slab_read(us_slab_load(a->pages + page)).mark != US_MARK_POISON) {
             err = add_slab(picture, page, order);
         }
-        page += 1u << order;
+        page += us_block_step(a, state, order);
     }
     return err;
 }

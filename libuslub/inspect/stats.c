@@ -37,10 +37,9 @@ void us_cache_counters_clear(us_cache *s)
  */
 static uint64_t partial_free(struct us_cache *s, const struct us_kmem_cache_node *n)
 {
-    uint32_t steps = us_load_relaxed32(&n->nr_partial);
-    uint64_t count = 0;
+    uint64_t steps = s->arena->at.data_pages, count = 0;
 
-    for (uint32_t page = n->head; page != 0 && steps-- != 0;) {
+    for (uint32_t page = us_load_relaxed32(&n->head); page != 0 && steps-- != 0;) {
         const struct us_page *p = us_page_at(s->arena, page);
         struct us_slab_word word;
 
@@ -49,42 +48,45 @@ static uint64_t partial_free(struct us_cache *s, const struct us_kmem_cache_node
         }
         word = us_slab_read(us_slab_load(p));
         count += word.inuse <= word.objects ? word.objects - word.inuse : 0;
-        page = p->next;
+        page = us_load_relaxed32(&p->next);
     }
     return count;
 }
 
-/* Counts under the locks of lists and chains: each number is right, at its own moment.
+/*
+ * Counts under the locks of lists and chains: each number is right, at its own moment.
+ * Without a lock that somebody does not let go of, it may be off.
  */
 static us_err count_places(struct us_cache *s, struct us_thread *t,
                            struct us_cache_info *ret)
 {
-    us_err err;
+    bool locked;
 
     for (uint32_t node = 0; node < s->arena->nodes; node++) {
         struct us_kmem_cache_node *n = us_node(s, node);
 
         ret->slabs += us_load_relaxed64(&n->nr_slabs);
         ret->objects_total += us_load_relaxed64(&n->total_objects);
-        if ((err = us_lock(s->arena, t, &n->list_lock)) != US_OK) {
-            return err;
-        }
+        locked = us_list_lock(s, t, n);
         ret->partial += us_load_relaxed32(&n->nr_partial);
         ret->partial_free += partial_free(s, n);
-        us_unlock(t, &n->list_lock);
+        if (locked) {
+            us_list_unlock(s, t, n);
+        }
     }
     for (uint32_t cpu = 0; cpu < s->arena->cpus; cpu++) {
         struct us_kmem_cache_cpu *c = us_cpu(s, cpu);
         const struct us_page *p;
+        uint32_t chain;
 
-        if ((err = us_lock(s->arena, t, &c->lock)) != US_OK) {
-            return err;
-        }
+        locked = us_cache_lock(s, t, &c->lock, false) == US_OK;
         p = us_page_at(s->arena, us_load_relaxed32(&c->partial));
-        ret->chain_slabs += p != NULL ? p->chain_count : 0;
-        ret->cpu_slabs +=
-            (us_load_relaxed64(&c->active) != 0) + (p != NULL ? p->chain_count : 0);
-        us_unlock(t, &c->lock);
+        chain = p != NULL ? us_load_relaxed32(&p->chain_count) : 0;
+        ret->chain_slabs += chain;
+        ret->cpu_slabs += (us_load_relaxed64(&c->active) != 0) + chain;
+        if (locked) {
+            us_unlock(t, &c->lock);
+        }
     }
     return US_OK;
 }

@@ -2,16 +2,19 @@
 /*
  * validate.c - every invariant by name. Finds, repairs nothing.
  *
- *   V1  a slab is in exactly one place: a CPU, a chain, its node's list, or full
+ *   V1  a slab is in exactly one place: a CPU, a chain, its node's list, full, or a
+ *       stray that waits for its node's list
  *   V2  objects - inuse of a slab == length of its own freelist
  *   V3  inuse == owned objects + objects on the CPU freelist
  *   V4  an object on a freelist is owned by nobody, and is on it once
- *   V5  frozen if and only if on a CPU or a chain
+ *   V5  frozen if and only if on a CPU or a chain, or a stray
  *   V6  a listed slab has a free object; a full one has none
  *   V7  nr_partial, nr_slabs, total_objects == what is there
  *   V8  lists end, and link both ways; chain counts step by one
- *   V9  blocks of pages tile the arena; free pages and index agree with them
- *   V10 a slab belongs to a live cache; an owner is a registered participant
+ *   V9  blocks of pages tile the arena; free pages and index agree with them; free
+ *       buddies are one block
+ *   V10 a slab and a name belong to a live cache, which is on the list of caches; an
+ *       owner is a registered participant
  *   V11 a shared object has a holder or is on its way; its holders are participants
  *   V12 transits of all objects == messages in channels + handles in outboxes
  */
@@ -135,7 +138,8 @@ static void check_slab(struct findings *f, const struct us_picture *picture,
                        const struct us_picture_slab *slab)
 {
     const struct us_slab_info *info = &slab->info;
-    bool of_cpu = info->place == US_PLACE_CPU || info->place == US_PLACE_CHAIN;
+    bool of_cpu = info->place == US_PLACE_CPU || info->place == US_PLACE_CHAIN ||
+                  info->place == US_PLACE_STRAY;
 
     expect(f, slab->whole, "its freelist leaves the slab or does not end (V8)");
     expect(f, slab->places <= 1, "it is in %u places (V1)", slab->places);
@@ -145,7 +149,7 @@ static void check_slab(struct findings *f, const struct us_picture *picture,
            "%u of %u objects are in use, but %u are on the slab's freelist (V2)",
            info->inuse, info->objects, info->free_count);
     expect(f, info->frozen == of_cpu, "frozen is %d, but it is %s (V5)", info->frozen,
-           of_cpu ? "a CPU's" : "no CPU's");
+           of_cpu ? "a CPU's, or a stray" : "no CPU's");
     expect(f, slab->listed == (info->place == US_PLACE_NODE),
            "its mark says %s the node list (V8)", slab->listed ? "on" : "off");
     expect(f, info->place != US_PLACE_NODE || info->free_count > 0,
@@ -155,6 +159,10 @@ static void check_slab(struct findings *f, const struct us_picture *picture,
     expect(f, info->place != US_PLACE_NODE || info->place_index == info->node,
            "it is of node %u but listed on node %u (V1)", info->node,
            info->place_index);
+    expect(f,
+           info->place != US_PLACE_STRAY ||
+               us_load_relaxed32(&us_node(picture->cache, info->node)->list_lock) != 0,
+           "it waits for its node's list, whose lock nobody holds (V1)");
     check_objects(f, picture, slab);
 }
 
@@ -254,10 +262,24 @@ static void check_block(struct findings *f, struct us_arena *a, uint32_t page,
            "block in state %d: half done, or caught during an update (V9)", (int)state);
 }
 
+/* Is the free block at `page` the right buddy of the one before it, also free? */
+static void check_merged(struct findings *f, const struct us_arena *a, uint32_t place,
+                         uint32_t order, uint32_t last_free)
+{
+    uint32_t left = last_free - 1, up = 1u << order;
+    uint64_t end = (uint64_t)place + up;
+
+    expect(f,
+           last_free == 0 || left + up != place || left % (2 * up) != 0 ||
+               order + 1 >= a->at.orders || end > a->config.node_pages,
+           "two free buddies of order %u are not one block (V9)", order);
+}
+
 static void check_node_pages(struct findings *f, us_arena *a, uint32_t node)
 {
     uint32_t start = a->first_page + (uint32_t)(node * a->config.node_pages);
     uint32_t end = start + (uint32_t)a->config.node_pages, blocks[US_ORDERS] = {0};
+    uint32_t last_free = 0, last_order = US_ORDERS; /* place + 1 of a free block */
     uint64_t free_pages = 0;
     struct us_pages_info info;
 
@@ -277,7 +299,12 @@ static void check_node_pages(struct findings *f, us_arena *a, uint32_t node)
         if (state == US_BLOCK_FREE) {
             blocks[order]++;
             free_pages += up;
+            if (order == last_order) {
+                check_merged(f, a, page - start, order, last_free);
+            }
         }
+        last_free = state == US_BLOCK_FREE ? page - start + 1 : 0;
+        last_order = order;
         page += up;
     }
     (void)us_pages_stat(a, node, &info);
@@ -290,6 +317,41 @@ static void check_node_pages(struct findings *f, us_arena *a, uint32_t node)
         expect(f, info.free[order] == blocks[order],
                "the index has %u free blocks of order %u, there are %u (V9)",
                info.free[order], order, blocks[order]);
+    }
+}
+
+/* ---- caches ---- */
+
+static void check_registry(struct findings *f, const struct us_arena *a)
+{
+    const struct us_header *h = a->header;
+    uint32_t live = 0, listed = 0, before = 0;
+
+    for (uint32_t id = 1; us_id_valid(a, id); id++) {
+        live += us_load_relaxed32(&us_cache_shared(a, id)->state) != US_CACHE_FREE;
+    }
+    for (uint32_t id = us_load_relaxed32(&h->cache_head);
+         us_id_valid(a, id) && listed < live; listed++) {
+        const struct us_kmem_cache *s = us_cache_shared(a, id);
+
+        expect(f, us_load_relaxed32(&s->prev) == before,
+               "the list of caches does not lead back at cache id %u (V10)", id);
+        before = id;
+        id = us_load_relaxed32(&s->next);
+    }
+    expect(f,
+           listed == live && us_load_relaxed32(&h->cache_tail) == before &&
+               us_load_relaxed32(&h->cache_count) == live,
+           "%u caches are alive, %u are listed, the counter says %u (V10)", live,
+           listed, us_load_relaxed32(&h->cache_count));
+    for (uint32_t entry = 1; us_name_valid(a, entry); entry++) {
+        uint32_t id = us_load_relaxed32(&us_name_at(a, entry)->cache);
+
+        expect(f,
+               id == 0 ||
+                   (us_id_valid(a, id) &&
+                    us_load_relaxed32(&us_cache_shared(a, id)->state) != US_CACHE_FREE),
+               "name %u leads to cache id %u, which does not exist (V10)", entry, id);
     }
 }
 
@@ -306,6 +368,7 @@ uint64_t us_validate(us_arena *a, us_cache *cache, void (*report)(const char *, 
         check_node_pages(&f, a, node);
     }
     (void)snprintf(f.where, sizeof(f.where), "arena '%s'", a->name);
+    check_registry(&f, a);
     if (us_cache_each(a, check_cache, &f) != US_OK) {
         expect(&f, false, "%s", us_last_error());
     }

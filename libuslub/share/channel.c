@@ -50,7 +50,10 @@ struct us_channel_block *us_channel_at(struct us_arena *a, uint64_t offset,
     struct us_spot spot;
     uint64_t room;
 
-    if (us_spot_find(a, offset, &spot) != US_OK || spot.usable < sizeof(*block)) {
+    /* Any object may say that it is a channel; a pair of words off its alignment kills.
+     */
+    if (us_spot_find(a, offset, &spot) != US_OK || spot.usable < sizeof(*block) ||
+        offset % sizeof(struct us_pair) != 0) {
         return NULL;
     }
     block = us_at(a, offset);
@@ -121,7 +124,7 @@ static us_err publish(struct us_arena *a, struct us_thread *t, uint64_t offset)
     if (err != US_OK) {
         return err;
     }
-    (void)pthread_mutex_lock(&a->hold_lock);
+    us_mutex_lock(&a->hold_lock);
     us_intent_begin(t, US_OP_SEND, offset);
     err = us_hold_share(a, &spot);
     if (err == US_OK) {
@@ -401,7 +404,7 @@ static us_err send_once(us_channel *ch, struct us_thread *t, void *arg)
     if (is_full(ch)) {
         return US_ETIMEDOUT; /* before anything is changed for nothing */
     }
-    (void)pthread_mutex_lock(&a->hold_lock);
+    us_mutex_lock(&a->hold_lock);
     us_intent_begin(t, US_OP_SEND, s->spot.offset);
     err = us_hold_share(a, &s->spot);
     if (err == US_OK) {
@@ -471,7 +474,7 @@ static us_err receive_once(us_channel *ch, struct us_thread *t, void *arg)
     struct us_pair cell;
     us_err err;
 
-    (void)pthread_mutex_lock(&a->hold_lock);
+    us_mutex_lock(&a->hold_lock);
     err = us_hold_prepare(a);
     if (err == US_OK) {
         err = take(ch, t, &cell);
@@ -540,25 +543,28 @@ bool us_channel_closed(us_channel *ch)
     return us_load_acquire32(&ch->block->closed);
 }
 
-/* The channel is ours alone: nobody else will receive what is in it. */
-void us_channel_drain(struct us_arena *a, struct us_thread *t, uint64_t offset)
+/* Channels in channels: `depth` more. No honest arena has more than US_CHANNELS. */
+static void drain(struct us_arena *a, struct us_thread *t, uint64_t offset,
+                  uint32_t depth)
 {
     struct us_channel ch = {.arena = a, .offset = offset};
+    uint32_t messages;
     struct us_pair cell;
 
     ch.block = us_channel_at(a, offset, &ch.capacity);
-    while (ch.block != NULL && take(&ch, t, &cell) == US_OK) {
+    messages = ch.block == NULL ? 0 : ch.capacity;
+    while (messages-- != 0 && take(&ch, t, &cell) == US_OK) {
         uint64_t object = cell.lo & US_OFFSET_MASK;
         struct us_spot spot;
         bool last = false;
 
         if (us_spot_find(a, object, &spot) == US_OK) {
-            (void)pthread_mutex_lock(&a->hold_lock);
+            us_mutex_lock(&a->hold_lock);
             (void)us_hold_remove(a, &spot, 0, 1, &last);
             (void)pthread_mutex_unlock(&a->hold_lock);
         }
-        if (last && us_holders_read(us_spot_pair(a, &spot)).channel) {
-            us_channel_drain(a, t, object);
+        if (last && depth != 0 && us_holders_read(us_spot_pair(a, &spot)).channel) {
+            drain(a, t, object, depth - 1);
         }
         if (last) {
             (void)us_kfree(a, us_at(a, object), -1);
@@ -566,6 +572,12 @@ void us_channel_drain(struct us_arena *a, struct us_thread *t, uint64_t offset)
     }
     us_intent_end(t);
     delist(a, offset);
+}
+
+/* The channel is ours alone: nobody else will receive what is in it. */
+void us_channel_drain(struct us_arena *a, struct us_thread *t, uint64_t offset)
+{
+    drain(a, t, offset, US_CHANNELS);
 }
 
 /* ---- formats ---- */

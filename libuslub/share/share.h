@@ -51,6 +51,22 @@ US_INLINE uint64_t *us_channel_entry(const struct us_arena *a, uint32_t i)
 struct us_channel_block *us_channel_at(struct us_arena *a, uint64_t offset,
                                        uint32_t *capacity);
 
+/*
+ * Threads that had ended inside a call before us_mend() looked. Others may end at any
+ * moment: what they were in the middle of is not mended yet, and their slots say what.
+ */
+struct us_lost {
+    uint64_t slots[US_THREADS / 64];
+};
+void us_lost_look(struct us_arena *a, struct us_lost *ret);
+bool us_lost_before(const struct us_lost *lost, uint32_t slot);
+
+/*
+ * Mends what dead threads were in the middle of. False: not all of it can be had now,
+ * and their slots have to stay. The caller is the only reaper.
+ */
+bool us_mend(struct us_arena *a, struct us_thread *t, struct us_reaped *ret);
+
 /* Places that name an object: full cells of channels, records of outboxes. */
 uint64_t us_places(struct us_arena *a);
 

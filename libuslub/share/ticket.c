@@ -39,10 +39,8 @@ static uint32_t fill_record(const struct us_arena *a, uint32_t place, uint64_t o
     struct us_pair *record = us_outbox_record(a, us_me(a) - 1u, place);
     struct us_pair free = {.lo = 0, .hi = us_load_acquire64(&record->hi)};
     struct us_pair full = {.lo = offset, .hi = (uint32_t)(free.hi + 1)};
-    bool filled = us_cas_pair(record, free, full);
 
-    US_ASSERT(filled);
-    (void)filled;
+    (void)us_cas_pair(record, free, full); /* fails where somebody writes at random */
     return (uint32_t)full.hi;
 }
 
@@ -58,7 +56,7 @@ us_err us_send(us_arena *a, void *object, struct us_ticket *ret)
     if (err != US_OK) {
         return err;
     }
-    (void)pthread_mutex_lock(&a->hold_lock);
+    us_mutex_lock(&a->hold_lock);
     err = find_record(a, &place);
     us_intent_begin(t, US_OP_SEND, spot.offset);
     if (err == US_OK) {
@@ -113,7 +111,7 @@ us_err us_receive(us_arena *a, const struct us_ticket *ticket, void **ret)
     if (err != US_OK) {
         return err;
     }
-    (void)pthread_mutex_lock(&a->hold_lock);
+    us_mutex_lock(&a->hold_lock);
     us_intent_begin(t, US_OP_TAKE, spot.offset);
     err = us_hold_prepare(a);
     if (err == US_OK) {

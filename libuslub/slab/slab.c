@@ -13,6 +13,7 @@ us_err us_chain_measure(const struct us_cache *s, uint32_t page, uint32_t object
     *last = 0;
     for (uint64_t object = first; object != 0; object = us_link_get(s, object)) {
         if (*count >= objects || !us_object_index(s, page, objects, object, &index)) {
+            us_store_release32(&s->shared->suspect, 1);
             return us_fail(
                 US_ECORRUPT,
                 "arena '%s': the freelist of the slab at page %u (cache id %u) "
@@ -35,8 +36,9 @@ struct us_page *us_slab_at(const struct us_cache *s, uint32_t page)
     if (p == NULL || us_load_relaxed32(&p->cache) != s->id ||
         p->cache_gen != (uint16_t)s->generation ||
         us_block_state(s->arena, page, &order) != US_BLOCK_SLAB ||
-        order >= s->arena->at.orders ||
-        us_slab_read(us_slab_load(p)).objects > s->objects) {
+        !us_block_fits(s->arena, page, order) ||
+        us_slab_read(us_slab_load(p)).objects != us_objects_of_order(s, order)) {
+        us_store_release32(&s->shared->suspect, 1);
         us_fail(
             US_ECORRUPT,
             "arena '%s': page %u is on a list of cache id %u but is no slab of it; the "
@@ -146,59 +148,66 @@ static us_err clear_tags(const struct us_cache *s, uint32_t page, uint32_t objec
 }
 
 us_err us_slab_new(struct us_cache *s, struct us_thread *t, uint32_t gfp, uint32_t cpu,
-                   int node, uint32_t *page, uint64_t *first)
+                   int node, struct us_fresh *ret)
 {
-    struct us_kmem_cache_node *n;
-    struct us_slab_word word = {.frozen = true};
-    struct us_run run;
-    struct us_page *p;
-    us_err err = get_pages(s, t, gfp, cpu, node, &run, &word.objects);
+    us_err err = get_pages(s, t, gfp, cpu, node, &ret->run, &ret->objects);
 
     if (err != US_OK) {
         return err;
     }
-    t->slab[0] = run.page;
-    err = clear_tags(s, run.page, word.objects);
-    if (err == US_OK) {
-        err = construct(s, run.page, word.objects);
-    }
-    if (err == US_OK && (*first = link_all(s, run.page, word.objects)) == 0) {
+    err = clear_tags(s, ret->run.page, ret->objects);
+    if (err == US_OK && (ret->first = link_all(s, ret->run.page, ret->objects)) == 0) {
         err = us_fail(US_ECORRUPT,
                       "arena '%s': the shuffle table of cache id %u is damaged; "
                       "recreate the arena",
                       s->arena->name, s->id);
     }
-    if (err != US_OK) {
-        us_pages_free(s->arena, t, run.page);
-        return err;
+    if (err == US_OK) { /* last: a function of the user's may end our intent */
+        err = construct(s, ret->run.page, ret->objects);
     }
-    word.inuse = word.objects;
-    p = s->arena->pages + run.page;
+    if (err != US_OK) {
+        us_pages_free(s->arena, t, ret->run.page);
+    }
+    return err;
+}
+
+void us_slab_publish(struct us_cache *s, const struct us_fresh *fresh,
+                     struct us_slab_word word)
+{
+    struct us_page *p = s->arena->pages + fresh->run.page;
+    struct us_kmem_cache_node *n = us_node(s, fresh->run.node);
+    struct us_pair raw;
+
     us_store_relaxed32(&p->cache, s->id);
-    p->cache_gen = (uint16_t)s->generation;
+    us_store_relaxed16(&p->cache_gen, (uint16_t)s->generation);
     us_store_relaxed32(&p->serial, us_fetch_add_relaxed32(&s->shared->serials, 1));
-    p->next = p->prev = p->chain_next = p->chain_count = 0;
-    p->flags = run.reserve ? US_PAGE_PFMEMALLOC : 0;
-    p->requested = 0;
-    struct us_pair raw = us_slab_pack(us_slab_load(p), word);
+    us_store_relaxed32(&p->next, 0);
+    us_store_relaxed32(&p->prev, 0);
+    us_store_relaxed32(&p->chain_next, 0);
+    us_store_relaxed32(&p->chain_count, 0);
+    us_store_relaxed16(&p->flags, fresh->run.reserve ? US_PAGE_PFMEMALLOC : 0);
+    us_store_relaxed64(&p->requested, 0);
+    word.objects = fresh->objects;
+    raw = us_slab_pack(us_slab_load(p), word);
     us_store_relaxed64(&p->slab.lo, raw.lo);
     us_store_release64(&p->slab.hi, raw.hi);
-    *page = run.page;
-    n = us_node(s, run.node);
     us_fetch_add_acq_rel64(&n->nr_slabs, 1);
     us_fetch_add_relaxed64(&n->total_objects, word.objects);
-    us_pages_publish(s->arena, run.page, US_BLOCK_SLAB);
-    return US_OK;
+    us_pages_publish(s->arena, fresh->run.page, US_BLOCK_SLAB);
+}
+
+void us_slab_unpublish(struct us_cache *s, struct us_thread *t, uint32_t page)
+{
+    struct us_kmem_cache_node *n = us_slab_node(s, page);
+    uint64_t objects = us_slab_read(us_slab_load(s->arena->pages + page)).objects;
+
+    us_fetch_add_relaxed64(&n->total_objects, -objects);
+    us_fetch_add_acq_rel64(&n->nr_slabs, (uint64_t)-1);
+    us_pages_unpublish(s->arena, t, page);
 }
 
 void us_slab_discard(struct us_cache *s, struct us_thread *t, uint32_t page)
 {
-    struct us_page *p = s->arena->pages + page;
-    struct us_kmem_cache_node *n = us_slab_node(s, page);
-    uint64_t objects = us_slab_read(us_slab_load(p)).objects;
-
-    us_fetch_add_relaxed64(&n->total_objects, -objects);
+    us_slab_unpublish(s, t, page);
     us_pages_free(s->arena, t, page);
-    us_fetch_add_acq_rel64(&n->nr_slabs,
-                           (uint64_t)-1); /* last: now it may be destroyed */
 }

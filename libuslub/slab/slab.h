@@ -61,11 +61,70 @@ US_INLINE uint64_t us_object_offset(const struct us_cache *s, uint32_t page,
     return us_page_offset(page) + index * s->size;
 }
 
+/* The objects of a slab of this order; 0: no slab of this cache has it. */
+US_INLINE uint32_t us_objects_of_order(const struct us_cache *s, uint32_t order)
+{
+    return order == s->order ? s->objects : order == s->min_order ? s->min_objects : 0;
+}
+
+/*
+ * As many objects as the slab at `page` says it has, if it may: what the word says can
+ * be more than its block has room for.
+ */
+US_INLINE uint32_t us_objects_here(const struct us_cache *s, uint32_t page,
+                                   uint32_t order)
+{
+    uint32_t most = us_objects_of_order(s, order);
+    uint32_t says = us_slab_read(us_slab_load(s->arena->pages + page)).objects;
+
+    return says < most ? says : most;
+}
+
 /* The truth about one object: 0 free, else its owner. */
 US_INLINE uint16_t *us_tag(const struct us_cache *s, uint64_t object)
 {
     return s->tags + (object >> s->tag_shift);
 }
+
+/*
+ * What one allocation or free of one object does to its tag. Builds with
+ * US_NO_CRASH_SAFETY do none of it, nor keep intents: they show bench/ what it costs,
+ * and are good for nothing else.
+ */
+#ifndef US_NO_CRASH_SAFETY
+US_INLINE uint16_t us_tag_look(const struct us_cache *s, const uint16_t *tag)
+{
+    (void)s;
+    return us_load_acquire16(tag);
+}
+
+US_INLINE bool us_tag_is(const uint16_t *tag, uint16_t owner)
+{
+    return us_load_relaxed16(tag) == owner;
+}
+
+US_INLINE void us_tag_set(uint16_t *tag, uint16_t owner)
+{
+    us_store_release16(tag, owner);
+}
+#else
+US_INLINE uint16_t us_tag_look(const struct us_cache *s, const uint16_t *tag)
+{
+    (void)tag;
+    return us_me(s->arena);
+}
+
+US_INLINE bool us_tag_is(const uint16_t *tag, uint16_t owner)
+{
+    (void)tag, (void)owner;
+    return true;
+}
+
+US_INLINE void us_tag_set(uint16_t *tag, uint16_t owner)
+{
+    (void)tag, (void)owner;
+}
+#endif
 
 /* ---- links between free objects ---- */
 
@@ -135,14 +194,25 @@ struct us_page *us_slab_at(const struct us_cache *s, uint32_t page);
 
 /* ---- birth and death ---- */
 
-/*
- * A slab with every object free, frozen and counted as in use: the caller owns the
- * chain *first. Linux: allocate_slab(), mm/slub.c, v6.18. Holds no lock; may run a
- * constructor.
- */
+/* A block that will be a slab; its objects are linked, and nobody can find it yet. */
+struct us_fresh {
+    struct us_run run;
+    uint64_t first; /* object */
+    uint32_t objects;
+};
+/* Linux: allocate_slab(), mm/slub.c, v6.18. Holds no lock; may run a constructor. */
 us_err us_slab_new(struct us_cache *s, struct us_thread *t, uint32_t gfp, uint32_t cpu,
-                   int node, uint32_t *page, uint64_t *first);
-/* Nobody can reach the slab any more: its pages go back. */
+                   int node, struct us_fresh *ret);
+/*
+ * It is a slab from now on, in the state that `word` says. The caller holds the lock of
+ * the slot or list that the slab is for: recovery, which holds all locks of a cache,
+ * meets no slab that is in somebody's hands.
+ */
+void us_slab_publish(struct us_cache *s, const struct us_fresh *fresh,
+                     struct us_slab_word word);
+/* The way back, under the same lock: nobody can reach the slab, it becomes a block. */
+void us_slab_unpublish(struct us_cache *s, struct us_thread *t, uint32_t page);
+/* Both: its pages go back. */
 void us_slab_discard(struct us_cache *s, struct us_thread *t, uint32_t page);
 
 #endif

@@ -18,7 +18,15 @@ from typing_extensions import Buffer, Self
 from uslub._shared_array import SharedArray
 from uslub.flags import Flags
 from uslub.handle import Handle
-from uslub.info import ArenaInfo, CacheInfo, Geometry, ProcessInfo, Reaped
+from uslub.info import (
+    ArenaInfo,
+    CacheInfo,
+    Geometry,
+    Health,
+    ProcessInfo,
+    Reaped,
+    ThreadInfo,
+)
 from uslub.snapshot import ArenaSnapshot, CacheSnapshot
 
 Size: TypeAlias = int | str
@@ -73,6 +81,7 @@ class Arena:
         Raises:
             ArenaNotFound: No arena of that name.
             CorruptArena: Not an arena, cut short or overwritten.
+            Poisoned: (a CorruptArena) Recovery gave it up; `uslub doctor` says more.
             LayoutMismatch: Made by a build with another layout.
         """
 
@@ -230,11 +239,13 @@ class Arena:
         """
 
     def reap(self) -> Reaped:
-        """Give back what dead processes held, and what they sent and nobody received.
+        """Give back what dead processes held, and what they sent and nobody received;
+        mend what they, or threads that ended inside a call, were in the middle of.
 
         Happens by itself when a process attaches, forks, finds the arena full or lets
         go of something that others hold; handles of the dead that are on their way are
-        then given ten more seconds.
+        then given ten more seconds. Never waits for a stopped process for more than
+        some milliseconds: see `Reaped.waiting`.
         """
 
     def _receive(self, wire: bytes) -> Object: ...
@@ -283,7 +294,21 @@ class Arena:
         """Every statistics counter, summed over caches and CPUs."""
 
     def info(self) -> ArenaInfo: ...
-    def processes(self) -> list[ProcessInfo]: ...
+    def processes(self) -> list[ProcessInfo]:
+        """Who takes part, the dead that are not settled yet included; by slot."""
+
+    def threads(self) -> list[ThreadInfo]:
+        """Threads that have been in the arena, and what each is in the middle of.
+
+        Takes no lock and stops nobody: the answer may be old when it arrives.
+        """
+
+    def health(self) -> Health:
+        """What recovery has done since the arena was made, and what is owed.
+
+        Takes no lock and repairs nothing.
+        """
+
     def trim(self) -> int:
         """Give free pages back to the operating system; how many bytes."""
 
@@ -591,6 +616,18 @@ def size_bytes(size: Size) -> int:
 
 def _gather(obj: Object, addresses: list[int], nbytes: int, /) -> None:
     """Copy pieces of `nbytes` each into `obj`, past the caches; believes addresses."""
+
+def _examine(
+    name: str, /
+) -> tuple[Health, list[ProcessInfo], list[ThreadInfo], list[str]]:
+    """A look from outside, also at a poisoned arena: attaches, waits, reaps nothing.
+
+    Returns:
+        Health, participants, threads, and the names of the caches in doubt.
+
+    Raises:
+        As `Arena.attach`, but for Poisoned.
+    """
 
 class ChannelBase:
     """The half of `uslub.Channel` that is C."""

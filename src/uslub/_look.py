@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from uslub.info import Reaped
 from uslub.snapshot import (
     ArenaSnapshot,
     CacheSnapshot,
@@ -69,7 +68,3 @@ def arena_stats(arena: Arena) -> dict[str, int]:
         for name, count in cache.stats().items():
             totals[name] = totals.get(name, 0) + count
     return totals
-
-
-def reaped(arena: Arena, numbers: tuple[int, int, int]) -> Reaped:
-    return Reaped(*numbers)

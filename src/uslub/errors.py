@@ -27,11 +27,13 @@ __all__ = [
     "ForeignAddress",
     "LayoutMismatch",
     "LimitReached",
+    "LockTimeout",
     "NotOwner",
     "ObjectFreed",
     "ObjectInUse",
     "OutOfMemory",
     "OwnerDead",
+    "Poisoned",
     "StaleHandle",
     "SystemCallFailed",
     "TimedOut",
@@ -164,8 +166,30 @@ class CorruptArena(Error):
     """
 
 
+class Poisoned(CorruptArena):
+    """An object, slab or arena that recovery could not explain is set aside for good.
+
+    An object or slab: nobody gets it any more, the rest of the arena goes on. The
+    arena: nothing new begins in it. Next: `uslub doctor NAME` counts what is poisoned;
+    let go of the object, or make the arena anew.
+    """
+
+
+class LockTimeout(Error, TimeoutError):
+    """A lock of the arena is held by a process that is stopped, or by a dead one whose
+    repair has to wait. Nothing was changed.
+
+    `alloc()` and `free()` go around such a lock; `flush()`, `shrink()`, and making,
+    finding or destroying a cache cannot. Next: continue or end the process that the
+    text names; `uslub doctor NAME` shows all of them.
+    """
+
+
 class OwnerDead(Error):
-    """A lock inside the arena belongs to a process that died while holding it."""
+    """A lock inside the arena belongs to a process that died while holding it.
+
+    Not raised since recovery takes such locks over; here for code that catches it.
+    """
 
 
 # -- arguments and the system ------------------------------------------------------

@@ -35,21 +35,64 @@ class ArenaInfo:
 
 @dataclass(frozen=True)
 class ProcessInfo:
-    """One participant of an arena."""
+    """One participant of an arena. All but `alive` is as it said itself."""
 
     slot: int
-    pid: int
+    pid: int  #: in its own namespace; 0: a child that is just being forked
     alive: bool
     is_self: bool
+    start_time: int  #: clock ticks from boot, as in /proc/PID/stat; 0: unknown
+    pid_namespace: int  #: inode of /proc/PID/ns/pid; 0: unknown
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class ThreadInfo:
+    """One thread that has been in an arena, and what it is in the middle of."""
+
+    slot: int
+    process: int  #: slot of its participant
+    tid: int  #: as it calls itself
+    operation: str  #: "alloc", "free", "repair", ...; "" between calls
+    cache: str | None  #: that it last worked on in a slow path
+    locks: int  #: it holds, or is about to take
+    dead: bool  #: ended inside a call, or its process is dead
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What recovery has done since the arena was made, and what is wrong or owed.
+
+    Counts, unless the name says ns (nanoseconds).
+    """
+
+    poisoned: bool  #: the arena: nothing new begins in it
+    poisoned_objects: int  #: set aside for good
+    poisoned_slabs: int
+    doubtful: int  #: caches that will be rebuilt once more
+    pages_doubtful: bool  #: the page counters will be made anew
+    processes: int  #: dead participants settled
+    threads: int  #: that ended inside a call of a living process, settled
+    inside: int  #: of both, those that died inside the allocator
+    objects: int  #: freed for the dead
+    caches: int  #: rebuilt, each as often as it happened
+    slabs: int  #: looked at in doing so
+    blocks: int  #: of pages, given back
+    last_ns: int  #: duration of the last recovery that found something
+    max_ns: int  #: of the longest
+    total_ns: int  #: of all
+    last_at: int  #: when the last one ended: ns since 1970; 0: there was none
+
+
+@dataclass(frozen=True, slots=True)
 class Reaped:
-    """What `arena.reap()` did."""
+    """What `arena.reap()` did. All zero: there was nothing, or another is at it."""
 
     processes: int  #: dead participants whose slots are free again
-    waiting: int  #: dead ones that something keeps from being settled now
+    waiting: int  #: dead ones for whom a lock of a stopped process is in the way
     objects: int  #: freed
+    threads: int  #: that ended inside a call of a living process: settled
+    caches: int  #: rebuilt from the owner tags
+    doubtful: int  #: caches that will be rebuilt once more, by themselves
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class SlabSnapshot:
     inuse: int  #: objects handed out, or sitting on a CPU freelist
     frozen: bool  #: belongs to one CPU (as its CPU slab or on its chain)
     pfmemalloc: bool  #: came from the emergency reserve
-    place: str  #: "cpu 0", "chain 1", "node 0" or "full"
+    place: str  #: "cpu 0", "chain 1", "node 0", "full" or "stray" (docs/design/05)
     freelist: tuple[int, ...]  #: the slab's own freelist, object indexes, head first
 
 

@@ -37,6 +37,8 @@ def test_the_errors_are_one_tree():
         (uslub.BadArgument, ValueError),
         (uslub.ClosedArena, ValueError),
         (uslub.CacheNotFound, LookupError),
+        (uslub.LockTimeout, TimeoutError),
+        (uslub.Poisoned, uslub.CorruptArena),
     ],
 )
 def test_errors_are_what_python_calls_them_too(kind, builtin):

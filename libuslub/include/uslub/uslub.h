@@ -52,6 +52,8 @@ extern "C" {
     X(US_EBADARG, "bad argument")                                                      \
     X(US_ELIMIT, "table full")                                                         \
     X(US_EOWNERDEAD, "lock held by a dead process")                                    \
+    X(US_ELOCKED, "lock held too long")                                                \
+    X(US_EPOISONED, "poisoned")                                                        \
     X(US_ECTOR, "constructor failed")                                                  \
     X(US_ESTALE, "stale handle")                                                       \
     X(US_ETIMEDOUT, "timed out")                                                       \
@@ -126,7 +128,9 @@ US_API us_err us_arena_trim(us_arena *arena, uint64_t *ret);
 
 struct us_process_info {
     uint32_t slot;
-    int32_t pid;
+    int32_t pid;            /* in its own namespace; 0: a child that is about to be */
+    uint64_t start_time;    /* of the process: field 22 of /proc/PID/stat; 0: unknown */
+    uint64_t pid_namespace; /* inode of /proc/PID/ns/pid; 0: unknown */
     bool alive;
     bool self;
 };
@@ -369,9 +373,59 @@ struct us_reaped {
     uint32_t processes; /* dead participants whose slots are free again */
     uint32_t waiting;   /* dead ones that something keeps from being settled */
     uint64_t objects;   /* freed */
+    uint32_t threads;   /* that ended inside a call of a living process: settled */
+    uint32_t caches;    /* rebuilt from the owner tags */
+    uint32_t doubtful;  /* caches whose rebuilding has to be repeated later */
 };
-/* Gives back what dead participants held, and what they sent in vain. */
+/*
+ * Gives back what dead participants held, and what they sent in vain, and mends what
+ * they were in the middle of. All 0: there was nothing, or somebody else is doing it.
+ */
 US_API us_err us_reap(us_arena *arena, struct us_reaped *ret);
+
+/* What recovery has done since the arena was made, and what is owed. */
+struct us_health {
+    bool poisoned; /* the arena */
+    uint32_t poisoned_objects, poisoned_slabs;
+    uint32_t doubtful;                  /* caches to be rebuilt again */
+    bool pages_doubtful;                /* page counters to be made anew */
+    uint32_t processes;                 /* dead participants settled */
+    uint32_t threads;                   /* threads that ended inside a call, settled */
+    uint32_t inside;                    /* of both: died inside the allocator */
+    uint64_t objects;                   /* freed for them */
+    uint64_t caches, slabs, blocks;     /* rebuilt; looked at in doing so; given back */
+    uint64_t last_ns, max_ns, total_ns; /* of recoveries that found something */
+    uint64_t last_at; /* when the last ended: CLOCK_REALTIME in ns; 0: never */
+};
+US_API us_err us_health(us_arena *arena, struct us_health *ret);
+
+struct us_thread_info {
+    uint32_t slot;
+    uint32_t process;      /* its participant's slot */
+    int32_t tid;           /* as it calls itself */
+    uint32_t cache;        /* id of the cache it last worked on in a slow path */
+    uint32_t locks;        /* it holds, or is about to take */
+    const char *operation; /* "alloc", "free", ...; "" at rest */
+    bool dead;             /* ended inside a call, or its process is dead */
+};
+/* Thread slots in use: their number; the first `max` in ret. */
+US_API uint32_t us_arena_threads(us_arena *arena, struct us_thread_info *ret,
+                                 uint32_t max);
+
+/* Calls fn for each cache that there is, by id; takes no lock. */
+US_API void us_cache_glance(us_arena *arena,
+                            void (*fn)(uint32_t id, const char *name, bool doubtful,
+                                       void *arg),
+                            void *arg);
+
+/*
+ * An arena to be looked at from outside, also one that us_arena_attach() refuses as
+ * poisoned. It is mapped read-only, and nobody takes part, waits or reaps: good for
+ * us_health(), us_arena_threads(), us_arena_processes(), us_cache_glance() and
+ * us_arena_look_end(), and for nothing else.
+ */
+US_API us_err us_arena_look(const char *name, us_arena **ret);
+US_API void us_arena_look_end(us_arena *arena);
 
 /* ---- upkeep ---------------------------------------------------------------- */
 
@@ -429,7 +483,14 @@ US_API const char *us_stat_name(enum us_stat item);
 US_API uint64_t us_cache_counter(us_cache *cache, enum us_stat item, int cpu);
 US_API void us_cache_counters_clear(us_cache *cache);
 
-enum us_place { US_PLACE_CPU, US_PLACE_CHAIN, US_PLACE_NODE, US_PLACE_FULL };
+/* STRAY: waits for its node's list, whose lock could not be had. */
+enum us_place {
+    US_PLACE_CPU,
+    US_PLACE_CHAIN,
+    US_PLACE_NODE,
+    US_PLACE_FULL,
+    US_PLACE_STRAY,
+};
 struct us_slab_info {
     uint32_t page, slab, node, order, objects, inuse;
     bool frozen, pfmemalloc;

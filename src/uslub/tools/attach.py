@@ -58,13 +58,20 @@ def attached(name: str) -> Iterator[Arena]:
     """
     from uslub import Arena
 
-    try:
+    with helping(name):
         arena = Arena.attach(name)
+    with arena:
+        yield arena
+
+
+@contextmanager
+def helping(name: str) -> Iterator[None]:
+    """Names that come near, for whoever asks for an arena that is not there."""
+    try:
+        yield
     except ArenaNotFound as error:
         help_text = suggestion(name, arenas())
         raise ArenaNotFound(f"{error_text(error)}{help_text}") from None
-    with arena:
-        yield arena
 
 
 def chosen(name: str | None) -> list[str]:
