@@ -2,9 +2,9 @@
 
     python3 dev/mutants.py [NAME ...]
 
-Each mutant is one line changed in a copy of libuslub/, built without optimisation and
-run through the C tests and explorers that it names. A mutant that every program passes
-has survived, and the exit status is 1. `make check` runs all of them.
+Each mutant is one line of libuslub/ changed: its file is compiled, linked with the rest
+as it is, and run through explorers and C tests. A mutant that every program passes has
+survived, and the exit status is 1. `make check` runs all of them.
 """
 
 from __future__ import annotations
@@ -18,260 +18,120 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
+from mutations import Mutant, sharing, slabs
+from sources import belongs
+
+ENGINE = Path(__file__).resolve().parent.parent / "libuslub"
 SECONDS = 120
-
-
-class Mutant(NamedTuple):
-    """One change: `old` stands in the file exactly once."""
-
-    name: str
-    path: str
-    old: str
-    new: str
-
-
-HOLD, REAP = "cache/hold.c", "share/reap.c"
-TICKET, CHANNEL, ARENA = "share/ticket.c", "share/channel.c", "arena/arena.c"
-
-MUTANTS = (
-    Mutant(
-        "two who commit one page, and one comes late",
-        "arena/commit.c",
-        "if (stop == page) {",
-        "if (false) {",
-    ),
-    Mutant("send counts no transit", HOLD, "h.transits++;", ";"),
-    Mutant("take leaves the transit", HOLD, "h.transits--;", ";"),
-    Mutant(
-        "the last bit frees though a transit is left",
-        HOLD,
-        "*last = us_holders_none(h) &&",
-        "*last = h.processes == 0 &&",
-    ),
-    Mutant("a drop leaves the bit", HOLD, "h.processes &= ~bits;", ";"),
-    Mutant(
-        "a drop does not take the tag",
-        HOLD,
-        "us_cas_acq_rel16(spot->tag, &shared, us_me(a));\n        return US_OK;",
-        "shared != 0;\n        return US_OK;",
-    ),
-    Mutant("a join adds no bit", HOLD, "h->processes |= us_holder_bit(a);", ";"),
-    Mutant(
-        "a join revives what nobody holds",
-        HOLD,
-        "|| us_holders_none(h) ||",
-        "||",
-    ),
-    Mutant(
-        "a join does not ask which object",
-        HOLD,
-        "us_spot_incarnation(spot, h) != incarnation",
-        "false",
-    ),
-    Mutant("sharing makes no new incarnation", HOLD, "h.incarnation++;", ";"),
-    Mutant(
-        "what is on its way becomes exclusive",
-        HOLD,
-        "h.transits != 0 || h.channel ||",
-        "h.channel ||",
-    ),
-    Mutant(
-        "a receiver does not say what it takes",
-        TICKET,
-        "us_intent_begin(t, US_OP_TAKE, spot.offset);",
-        ";",
-    ),
-    Mutant(
-        "a sender does not say what it sends",
-        TICKET,
-        "us_intent_begin(t, US_OP_SEND, spot.offset);",
-        ";",
-    ),
-    Mutant(
-        "a ticket is punched by whoever shows it",
-        TICKET,
-        "return record != NULL && us_cas_pair(record, full, free);",
-        "(void)free;\n    return record != NULL && record->lo == full.lo;",
-    ),
-    Mutant(
-        "a channel's sender does not say what it sends",
-        CHANNEL,
-        "us_intent_begin(t, US_OP_SEND, s->spot.offset);",
-        ";",
-    ),
-    Mutant(
-        "a channel's receiver does not say what it takes",
-        CHANNEL,
-        "us_intent_begin(t, US_OP_TAKE, look.was.lo & US_OFFSET_MASK);",
-        ";",
-    ),
-    Mutant(
-        "two receivers take one message",
-        CHANNEL,
-        "if (us_cas_pair(look.cell, look.was, next)) {",
-        "if (us_cas_pair(look.cell, look.was, next) || look.was.lo != 0) {",
-    ),
-    Mutant(
-        "two senders fill one cell",
-        CHANNEL,
-        "if (us_cas_pair(look.cell, look.was, message)) {",
-        "us_store_relaxed64(&look.cell->lo, message.lo);\n"
-        "            us_store_relaxed64(&look.cell->hi, message.hi);\n"
-        "            if (true) {",
-    ),
-    Mutant(
-        "nobody helps a sender that stopped before the tail",
-        CHANNEL,
-        "/* Full already, or received again: its sender has not come to say so. */\n"
-        "            (void)us_cas_acq_rel64(&ch->block->tail, &tail, tail + 1);",
-        "return US_ETIMEDOUT;",
-    ),
-    Mutant(
-        "nobody helps a sender whose message was received before the tail moved",
-        CHANNEL,
-        "look.was.hi == TURN(tail + ch->capacity)) {",
-        "false) {",
-    ),
-    Mutant(
-        "nobody helps a receiver that stopped before the head",
-        CHANNEL,
-        "(void)us_cas_acq_rel64(&ch->block->head, &head, head + 1);\n"
-        "        } else if (look.was.hi & US_CELL_FULL) {",
-        "return US_ETIMEDOUT;\n        } else if (look.was.hi & US_CELL_FULL) {",
-    ),
-    Mutant(
-        "a full channel keeps the transit of what did not fit",
-        CHANNEL,
-        "(void)us_hold_remove(a, &s->spot, 0, 1, &last);",
-        "(void)last;",
-    ),
-    Mutant(
-        "a dropped channel keeps its messages",
-        HOLD,
-        "us_channel_drain(a, t, object);",
-        "(void)t;",
-    ),
-    Mutant(
-        "a dead one's channel keeps its messages",
-        REAP,
-        "us_channel_drain(a, e->t, spot->offset);",
-        ";",
-    ),
-    Mutant("a channel stays on the list", CHANNEL, "    delist(a, offset);\n}", "}"),
-    Mutant(
-        "the reaper leaves the dead one's bits",
-        REAP,
-        "us_hold_remove(a, spot, 1ULL << e->slot, 0, &last);",
-        "0;",
-    ),
-    Mutant(
-        "the reaper leaves the dead one's own objects",
-        REAP,
-        "last = us_cas_acq_rel16(spot->tag, &tag, us_me(a));",
-        "last = false;",
-    ),
-    Mutant(
-        "the reaper leaves the outbox",
-        REAP,
-        "    empty_outbox(a, e);\n",
-        "    (void)empty_outbox;\n",
-    ),
-    Mutant(
-        "the reaper gives a ticket back that somebody has just received",
-        REAP,
-        "if (us_cas_pair(record, full, free) &&\n",
-        "if ((us_cas_pair(record, full, free) || true) &&\n",
-    ),
-    Mutant(
-        "the reaper does not count again",
-        REAP,
-        "settled = recount(a, e, intent & US_OFFSET_MASK) && settled;",
-        "settled = settled;",
-    ),
-    Mutant(
-        "counting again does not look what the living are doing",
-        REAP,
-        "us_process_alive(a, process - 1)) {\n            return true;",
-        "us_process_alive(a, process - 1)) {\n            return false;",
-    ),
-    Mutant(
-        "counting again forgets the channels",
-        REAP,
-        "bool channels = us_committed(a, a->at.channels);",
-        "bool channels = false;",
-    ),
-    Mutant(
-        "counting again forgets the outboxes",
-        REAP,
-        "count += names(us_load_acquire64(&record->lo), offset);",
-        ";",
-    ),
-    Mutant(
-        "a fork forgets what is shared already",
-        REAP,
-        "h.processes |= bit;",
-        ";",
-    ),
-    Mutant(
-        "a fork forgets what is the parent's alone",
-        REAP,
-        "if (tag == us_me(a) && us_hold_share(a, spot) == US_ENOMEM) {",
-        "if (false) {",
-    ),
-    Mutant(
-        "the life lock lives as long as the mapping",
-        ARENA,
-        "return fresh_description(a);",
-        "(void)fresh_description;\n    return US_OK;",
-    ),
+SITE_UNUSED = 2  # an explorer found nothing, but a place of the code never came up
+QUIET = ("env", "MALLOC_PERTURB_=45")  # freed memory is no memory
+# The programs that a mutant has to pass to survive; the likely catchers first.
+SHARING = ("explore/sharing_explore.c", "share/share_test.c")
+SLABS = (
+    "explore/slab_explore.c",
+    "explore/sharing_explore.c",
+    "arena/pages_test.c",
+    "cache/fastpath_test.c",
+    "cache/lifecycle_test.c",
+    "share/share_test.c",
+    "share/recovery_test.c",
 )
+MUTANTS = {m: SHARING for m in sharing.MUTANTS} | {m: SLABS for m in slabs.MUTANTS}
 
 
-def engine_sources(root: Path) -> list[str]:
-    programs = ("_test", "_bench", "_fuzz", "_explore")
-    return [str(p) for p in sorted(root.rglob("*.c")) if not p.stem.endswith(programs)]
+class Flavour(NamedTuple):
+    """The engine's object files under one set of flags, made once."""
+
+    engine: Path
+    flags: tuple[str, ...]
+    folder: Path
 
 
-def build(root: Path, program: str, *flags: str) -> str:
-    """Compile one test program with the engine of `root`; its path."""
-    out = str(root / Path(program).stem)
+def compile_one(source: Path, out: Path, include: Path, *flags: str) -> None:
     subprocess.run(
         [
             os.environ.get("CC", "cc"), "-std=c11", "-D_GNU_SOURCE", "-O1", "-pthread",
-            "-DUS_DEBUG_CHECKS=1", '-DUS_VERSION_STRING="mutant"', "-w",
+            "-DUS_DEBUG_CHECKS=1", '-DUS_VERSION_STRING="mutant"', "-w", "-c",
             *(["-mcx16"] if os.uname().machine == "x86_64" else []), *flags,
-            f"-I{root}", f"-I{root}/include", *engine_sources(root),
-            str(root / program), "-o", out, "-lrt",
+            f"-I{include}", f"-I{include}/include", str(source), "-o", str(out),
         ],
         check=True,
     )  # fmt: skip
-    return out
 
 
-def caught_by(mutant: Mutant | None) -> str | None:
+def object_of(folder: Path, path: str) -> Path:
+    return folder / (path.replace("/", "-").removesuffix(".c") + ".o")
+
+
+def prepare(
+    engine: Path, folder: Path, flags: tuple[str, ...], programs: tuple[str, ...]
+) -> Flavour:
+    """Compile the engine and these programs as they are."""
+    folder.mkdir(parents=True)
+    paths = [
+        p.relative_to(engine).as_posix()
+        for p in sorted(engine.rglob("*.c"))
+        if belongs("code", p)
+    ]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(
+            pool.map(
+                lambda path: compile_one(
+                    engine / path, object_of(folder, path), engine, *flags
+                ),
+                [*paths, *programs],
+            )
+        )
+    return Flavour(engine, flags, folder)
+
+
+def link(flavour: Flavour, program: str, changed: dict[str, Path], out: Path) -> None:
+    """One program, with other objects in the place of those of the changed files."""
+    objects = [
+        changed.get(path.name, path)
+        for path in sorted(flavour.folder.glob("*.o"))
+        if not path.stem.endswith(("_test", "_explore"))
+    ]
+    subprocess.run(
+        [
+            os.environ.get("CC", "cc"), "-pthread", *map(str, objects),
+            str(object_of(flavour.folder, program)), "-o", str(out), "-lrt",
+        ],
+        check=True,
+    )  # fmt: skip
+
+
+def mutated(mutant: Mutant, folder: Path, flavour: Flavour) -> dict[str, Path]:
+    """The one object that differs."""
+    text = (flavour.engine / mutant.path).read_text(encoding="utf-8")
+    if text.count(mutant.old) != 1:
+        raise SystemExit(
+            f"mutants: {mutant.name!r} wants to change a line of {mutant.path} that "
+            f"stands there {text.count(mutant.old)} times: bring it up to date"
+        )
+    source = folder / Path(mutant.path).name
+    source.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+    out = folder / object_of(flavour.folder, mutant.path).name
+    compile_one(source, out, flavour.engine, *flavour.flags)
+    return {out.name: out}
+
+
+def caught_by(mutant: Mutant | None, flavours: dict[str, Flavour]) -> str | None:
     """The program that notices, or None if all of them pass."""
-    with tempfile.TemporaryDirectory(prefix="uslub-mutant-") as folder:
-        root = Path(folder, "libuslub")
-        shutil.copytree(ROOT / "libuslub", root)
-        if mutant is not None:
-            path = root / mutant.path
-            text = path.read_text(encoding="utf-8")
-            if text.count(mutant.old) != 1:
-                raise SystemExit(
-                    f"mutants: {mutant.name!r} wants to change a line of {mutant.path} "
-                    f"that stands there {text.count(mutant.old)} times: bring it up to "
-                    "date"
-                )
-            path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
-        explorer = build(root, "explore/sharing_explore.c", "-DUS_EXPLORE")
-        for command in ([explorer], [build(root, "share/share_test.c")]):
+    with tempfile.TemporaryDirectory(prefix="uslub-mutant-") as name:
+        for program in SHARING + SLABS if mutant is None else MUTANTS[mutant]:
+            kind = "explore" if "explore" in program else "plain"
+            folder = Path(name, kind)
+            folder.mkdir(exist_ok=True)
+            changed = {} if mutant is None else mutated(mutant, folder, flavours[kind])
+            command = [*QUIET, str(folder / Path(program).stem)]
+            link(flavours[kind], program, changed, folder / Path(program).stem)
             try:
                 done = subprocess.run(command, capture_output=True, timeout=SECONDS)
             except subprocess.TimeoutExpired:
-                return f"{Path(command[0]).name} (it does not end)"
-            if done.returncode != 0:
-                return Path(command[0]).name
+                return f"{Path(program).stem} (it does not end)"
+            if done.returncode not in (0, SITE_UNUSED):
+                return Path(program).stem
     return None
 
 
@@ -279,15 +139,27 @@ def main(names: list[str]) -> int:
     wanted = [m for m in MUTANTS if not names or m.name in names]
     if len(wanted) < len(names):
         raise SystemExit(f"mutants: no such mutant among {names}")
-    unchanged = caught_by(None)
-    if unchanged is not None:
-        raise SystemExit(f"mutants: {unchanged} fails without any change")
+    programs = tuple(dict.fromkeys(SHARING + SLABS))
+    explorers = tuple(p for p in programs if "explore" in p)
+    tests = tuple(p for p in programs if "explore" not in p)
     survivors = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for mutant, catcher in zip(wanted, pool.map(caught_by, wanted), strict=True):
-            print(f"{mutant.name}: {catcher or 'SURVIVED'}", flush=True)
-            if catcher is None:
-                survivors.append(mutant.name)
+    with tempfile.TemporaryDirectory(prefix="uslub-mutants-") as name:
+        root = Path(name)
+        engine = root / "libuslub"  # what is edited meanwhile does not matter
+        shutil.copytree(ENGINE, engine)
+        flavours = {
+            "explore": prepare(engine, root / "explore", ("-DUS_EXPLORE",), explorers),
+            "plain": prepare(engine, root / "plain", (), tests),
+        }
+        unchanged = caught_by(None, flavours)
+        if unchanged is not None:
+            raise SystemExit(f"mutants: {unchanged} fails without any change")
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            found = pool.map(lambda m: caught_by(m, flavours), wanted)
+            for mutant, catcher in zip(wanted, found, strict=True):
+                print(f"{mutant.name}: {catcher or 'SURVIVED'}", flush=True)
+                if catcher is None:
+                    survivors.append(mutant.name)
     print(f"{len(wanted)} mutants, {len(survivors)} survived")
     return 1 if survivors else 0
 
