@@ -1,0 +1,1 @@
+"""Chaos: an arena under workers that are killed; see conductor.py."""
