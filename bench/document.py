@@ -11,7 +11,9 @@ from python.transports import entry
 from ratios import Line, percentile, span
 from rounds import Samples, Series
 from verdicts import PEERS, lines, overheads, size_name
+from verdicts_recovery import CALLS, HELD, victim
 from verdicts_sharing import WORDS, size_word
+from workloads.recovery import LOCKS
 from workloads.sharing import SIZES, WAYS
 
 CAPTIONS = {
@@ -23,6 +25,7 @@ CAPTIONS = {
     "handoff.svg": "Made here, freed elsewhere.",
     "memory.svg": "Memory beside the payload.",
     "transfer.svg": "One message from a process to another, made in place.",
+    "recovery.svg": "Until all of a killed process is back.",
     "sharing.svg": "DataLoader, one table to four workers, many processes.",
 }
 
@@ -94,6 +97,20 @@ READING = """\
   for one size, one sender and one receiver: the floor, and no peer. The row *uslub
   Channel* sends objects of a cache, each new, the row *arrays* what `arena.ndarray()`
   gives, with dtype and shape.
+- **Recovery** is the time of one `arena.reap()` in another process, which also zeroes
+  every object. It is the first in that process, which has never touched the dead one's
+  pages and takes a page fault for each; *again* is a later one in the same process.
+  *At work* means killed in a loop of allocations and frees: many of these died inside
+  the allocator, and the cache was made anew from its owner tags.
+- **A stopped holder** has taken the lock by the engine's own function and stopped
+  itself. The first caller that cannot have the lock waits for some milliseconds and
+  marks it, nobody waits after that: so the maximum is one call's, and the median that
+  of the detour. Maxima hold whatever else the machine did: beside them stands the same
+  with a stopped process that holds nothing.
+- **The price of crash safety** is that of the intent and the owner tag, in a build that
+  has neither (`US_NO_CRASH_SAFETY`, of no other use: nothing of the dead comes back,
+  no double free is noticed). Locks that name their holder, bounded waiting and the
+  versions of words are in both.
 - **Page faults are dear in a virtual machine**, several times as dear as on bare metal:
   whoever maps fresh memory for each message looks worse here than there. The order
   stays, the ratios shrink.
@@ -190,6 +207,41 @@ def sharing(samples: Samples) -> str:
     return "\n".join(parts)
 
 
+def recovery(samples: Samples) -> str:
+    """Every arena and number of objects, and every lock."""
+    header = ("killed", "until all is back", "best", "CPU time", "again", "processes")
+    cells = []
+    for one in samples.find("recovery"):
+        if one.metric == "ns":
+            beside = [
+                samples.get("recovery", "uslub", metric, **one.params).typical
+                for metric in ("cpu_ns", "warm_ns")
+            ]
+            times = (one.typical, one.best, *beside)
+            cells.append((victim(one), *map(span, times), str(len(one.rounds))))
+    parts = [table(header, cells)]
+    header = ("a stopped process holds", "call", "median", "99 %", "maximum", "failed")
+    cells = []
+    for lock in LOCKS:
+        found = {one.metric: one for one in samples.find("stopped", lock=lock)}
+        for call in CALLS if found else ():
+            times = [found[f"{call}_{part}_ns"] for part in ("p50", "p99", "max")]
+            failed = sum(map(sum, found["failed"].rounds))
+            cells.append(
+                (
+                    HELD.get(lock, "no lock"),
+                    call,
+                    *(span(one.typical) for one in times),
+                    f"{failed:g}",
+                )
+            )
+    parts.append(table(header, cells))
+    for threads, name in ((0, "one thread"), (2, "two threads at once")):
+        if found := samples.find("price", threads=threads):
+            parts.append(figures(found, f"C pair, 64 B, {name}"))
+    return "\n".join(parts)
+
+
 def memory(samples: Samples) -> str:
     """Bytes beside the payload."""
     rows = overheads(samples)
@@ -268,7 +320,7 @@ def summary(samples: Samples, env: dict[str, Any]) -> str:
     for workload, name in LAB:
         if rows := samples.find(workload):
             parts.append(figures(rows, name))
-    parts += [sharing(samples), memory(samples), loads(samples)]
+    parts += [sharing(samples), recovery(samples), memory(samples), loads(samples)]
     return "\n".join(parts)
 
 
@@ -291,6 +343,7 @@ def document(
         f"{CAPTIONS[name]}\n\n![{CAPTIONS[name]}]({where}/{name})\n" for name in plots
     ]
     parts += ["## Sharing: every transport\n", sharing(samples)]
+    parts += ["## Recovery, stopped holders, the price\n", recovery(samples)]
     parts += ["## Memory\n", memory(samples)]
     parts += ["## How quiet the machine was\n", loads(samples)]
     return "\n".join(parts)

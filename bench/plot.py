@@ -13,6 +13,8 @@ from matplotlib.axes import Axes
 from rounds import Samples, Series
 from verdicts import PEERS, overheads, size_name
 from verdicts_sharing import size_word
+from workloads.recovery import ARENAS, ASKED, ASKED_NS, LOCKS
+from workloads.recovery import SIZES as OBJECTS
 from workloads.sharing import SIZES
 
 COLOURS = {
@@ -209,7 +211,42 @@ def sharing(samples: Samples, folder: Path) -> str:
     return save(figure, folder, "sharing")
 
 
-ALL = (pair, live, caches, large, micro, handoff, memory, transfer, sharing)
+def recovery(samples: Samples, folder: Path) -> str:
+    """Time against live objects, by arena; and the slowest calls."""
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.2))
+    for place, size in zip(axes[:2], OBJECTS, strict=True):
+        for mib, colour in zip(ARENAS, ("#e08a80", "#c0392b", "#6e2018"), strict=True):
+            for style, at in (("-", "rest"), (":", "work")):
+                rows = [
+                    one
+                    for one in samples.find("recovery", mib=mib, size=size, at=at)
+                    if one.metric == "ns"
+                ]
+                n = [one.params["n"] for one in rows]
+                label = f"{mib:,} MiB" + (", killed at work" if style == ":" else "")
+                if rows:
+                    times = [one.typical / 1e6 for one in rows]
+                    place.plot(n, times, style, marker="o", markersize=3, label=label,
+                               color=colour)  # fmt: skip
+        place.set(xscale="log", yscale="log", title=f"objects of {size:,} B")
+        place.set(xlabel="live objects of the killed process", ylabel="ms until back")
+        place.legend(fontsize=7)
+    axes[0].plot([ASKED[2]], [ASKED_NS / 1e6], "k_", markersize=14)
+    found = {
+        (one.params["lock"], one.metric): one
+        for one in samples.find("stopped")
+        if one.metric.endswith("max_ns")
+    }
+    rows = [
+        Series("", {}, f"{lock}, {call}", "ns", found[lock, f"{call}_max_ns"].rounds)
+        for lock in LOCKS
+        for call in ("alloc", "free")
+    ]
+    bars(axes[2], rows, 1e6, "ms, slowest call beside a stopped holder")
+    return save(figure, folder, "recovery")
+
+
+ALL = (pair, live, caches, large, micro, handoff, memory, transfer, sharing, recovery)
 
 
 def draw(samples: Samples, folder: Path) -> list[str]:

@@ -30,7 +30,7 @@ except ModuleNotFoundError as error:
 from rounds import Samples
 from subjects import ROOT, prepare, say
 from verdicts import lines
-from workloads import interpreted, lab, native, sharing
+from workloads import interpreted, lab, native, recovery, sharing
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 
@@ -80,7 +80,7 @@ def folder_for(env: dict) -> Path:
 def measure_all(subjects, small: bool) -> Samples:
     """Every workload, in order."""
     samples = Samples()
-    for function in native.ALL:
+    for function in (*native.ALL, *recovery.ALL):
         say(f"C: {function.__name__}")
         function(samples, subjects, small)
     for function in (*interpreted.ALL, *sharing.ALL):

@@ -12,6 +12,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "bench"
+UNSAFE = ROOT / "build" / "bench-unsafe"
+#: libuslub/share/stopped_bench.c
+STOPPED = "libuslub/share-stopped_bench"
 
 #: Name, library, Debian package.
 MALLOCS = (
@@ -37,6 +40,8 @@ class Subjects:
 
     uslub: Subject
     uslub_static: Subject
+    unsafe: Subject  #: the engine without intents and owner tags
+    stopped: str  #: a program with the inside of the engine
     mallocs: tuple[Subject, ...]
     locked: Subject
     heaps: tuple[Subject, ...]  #: mimalloc's, if it is there
@@ -75,57 +80,64 @@ def provide_mallocs() -> tuple[str, ...]:
     return tuple(missing)
 
 
-def build() -> tuple[str, str]:
-    """The engine with release flags, and the program with it: shared and static."""
+def run(command: list[str]) -> None:
+    """One tool, with those of the environment that runs us."""
     tools = str(Path(sys.executable).parent)
     environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
-    setup = [
-        "meson",
-        "setup",
-        "-Dbinding=false",
-        "-Dlibuslub=true",
-        str(BUILD),
-        str(ROOT),
-    ]
-    if (BUILD / "build.ninja").exists():
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}:\n{done.stdout}{done.stderr}")
+
+
+def build_engine(folder: Path, c_args: str, targets: list[str]) -> None:
+    """With release flags."""
+    setup = ["meson", "setup", "-Dbinding=false", "-Dlibuslub=true"]
+    setup += [f"-Dc_args={c_args}", str(folder), str(ROOT)]
+    if (folder / "build.ninja").exists():
         setup.insert(2, "--reconfigure")
-    for command in (setup, ["ninja", "-C", str(BUILD), "--quiet"]):
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise RuntimeError(f"{' '.join(command)}:\n{done.stdout}{done.stderr}")
-    place = BUILD / "libuslub"
+    run(setup)
+    run(["ninja", "-C", str(folder), "--quiet", *targets])
+
+
+def build_program(program: Path, link: list[str]) -> str:
+    """bench/c, with an engine."""
     sources = sorted(str(path) for path in (ROOT / "bench" / "c").glob("*.c"))
     compile_ = [os.environ.get("CC", "cc"), "-std=c11", "-D_GNU_SOURCE", "-O2", "-g"]
     compile_ += ["-Wall", "-Wextra", f"-I{ROOT}/libuslub/include", *sources]
-    shared, static = str(BUILD / "workloads"), str(BUILD / "workloads-static")
-    ends = {
-        shared: [f"-L{place}", "-luslub", f"-Wl,-rpath,{place}"],
-        static: [str(place / "libuslub.a")],
-    }
-    for program, link in ends.items():
-        subprocess.run(
-            [*compile_, *link, "-pthread", "-ldl", "-o", program], check=True
-        )
-    return shared, static
+    run([*compile_, *link, "-pthread", "-ldl", "-o", str(program)])
+    return str(program)
+
+
+def shared(folder: Path) -> list[str]:
+    place = folder / "libuslub"
+    return [f"-L{place}", "-luslub", f"-Wl,-rpath,{place}"]
 
 
 def prepare() -> Subjects:
     """Build, and find everybody."""
     missing = provide_mallocs()
     say("building")
-    shared, static = build()
-    mallocs = [Subject("glibc", "malloc", shared)]
+    build_engine(BUILD, "", ["all", STOPPED])
+    build_engine(UNSAFE, "-DUS_NO_CRASH_SAFETY", ["all"])
+    program = build_program(BUILD / "workloads", shared(BUILD))
+    static = [str(BUILD / "libuslub" / "libuslub.a")]
+    unsafe = build_program(BUILD / "workloads-unsafe", shared(UNSAFE))
+    mallocs = [Subject("glibc", "malloc", program)]
     heaps = []
     for name, lib, _ in MALLOCS:
         if path := library(lib):
-            mallocs.append(Subject(name, "malloc", shared, path))
+            mallocs.append(Subject(name, "malloc", program, path))
             if name == "mimalloc":
-                heaps.append(Subject("mimalloc heaps", "heap", shared, path))
+                heaps.append(Subject("mimalloc heaps", "heap", program, path))
     return Subjects(
-        uslub=Subject("uslub", "uslub", shared),
-        uslub_static=Subject("uslub (static)", "uslub", static),
+        uslub=Subject("uslub", "uslub", program),
+        uslub_static=Subject(
+            "uslub (static)", "uslub", build_program(BUILD / "workloads-static", static)
+        ),
+        unsafe=Subject("uslub, no crash safety", "uslub", unsafe),
+        stopped=str(BUILD / STOPPED),
         mallocs=tuple(mallocs),
-        locked=Subject("mutex + free list", "locked", shared),
+        locked=Subject("mutex + free list", "locked", program),
         heaps=tuple(heaps),
         missing=missing,
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from ratios import Line, compare, span
 from rounds import Samples, Series
+from verdicts_recovery import recovery_lines
 from verdicts_sharing import sharing_lines
 from workloads.native import CACHE_PATTERNS, FRAME, LIVE_PATTERNS
 
@@ -177,6 +178,7 @@ def lines(samples: Samples) -> list[Line]:
         *python_lines(samples),
         *model_lines(samples),
         *sharing_lines(samples),
+        *recovery_lines(samples),
         *lab_lines(samples),
     ]
 

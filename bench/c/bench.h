@@ -146,5 +146,6 @@ void workload_caches(enum kind kind);
 void workload_large(enum kind kind);
 void workload_memory(enum kind kind);
 void workload_handoff(enum kind kind);
+void workload_recovery(enum kind kind);
 
 #endif

@@ -144,9 +144,10 @@ int main(int argc, char **argv)
         const char *name;
         void (*run)(enum kind kind);
     } workloads[] = {
-        {"pair", workload_pair},     {"live", workload_live},
-        {"caches", workload_caches}, {"large", workload_large},
-        {"memory", workload_memory}, {"handoff", workload_handoff},
+        {"pair", workload_pair},         {"live", workload_live},
+        {"caches", workload_caches},     {"large", workload_large},
+        {"memory", workload_memory},     {"handoff", workload_handoff},
+        {"recovery", workload_recovery},
     };
     struct rusage usage;
 

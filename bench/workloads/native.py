@@ -24,11 +24,12 @@ def measure(
     params: dict[str, Any],
     subjects: Sequence[Subject],
     options: dict[str, Any],
+    program: str | None = None,
 ) -> None:
-    """One turn for each subject."""
+    """One turn for each subject; `program`: what the C program calls the workload."""
     words = [f"{key}={value}" for key, value in options.items()]
     for subject in subjects:
-        command = [subject.program, subject.kind, workload, *words]
+        command = [subject.program, subject.kind, program or workload, *words]
         answer = ask(command, subject.preload)
         for metric, values in answer.items():
             if isinstance(values, list):

@@ -15,7 +15,7 @@ import pytest
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 PLOTS = {"pair", "live", "caches", "large", "python", "handoff", "memory"}
-PLOTS |= {"transfer", "sharing"}
+PLOTS |= {"transfer", "sharing", "recovery"}
 
 
 @pytest.fixture
