@@ -34,10 +34,12 @@ def test_what_a_killed_process_held_goes_back(
         held.append(keep)
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(pid, 0)
-    # Somebody who attaches reaps, too: look at all of it, whoever did it.
+    # Whoever attaches reaps, too: the command tells of all of it.
     assert main(["reap", str(arena.name), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["tool"] == "uslub reap" and answer["waiting"] == 0
+    assert (answer["processes"], answer["objects"]) == (1, 5)
+    assert (answer["threads"], answer["doubtful"]) == (0, 0)
     assert len(arena.processes()) == 1 and keep.holders == (0,)
     assert main(["reap", str(arena.name)]) == 0
     said = capsys.readouterr().out

@@ -25,6 +25,7 @@ COMMANDS = (
     ("info", "uslub.tools.commands.info", "show caches as the slabinfo tool does"),
     ("validate", "uslub.tools.commands.validate", "check every invariant of an arena"),
     ("shrink", "uslub.tools.commands.shrink", "give unused slabs and pages back"),
+    ("doctor", "uslub.tools.commands.doctor", "who is dead, stopped or in doubt"),
     ("reap", "uslub.tools.commands.reap", "give back what dead processes held"),
     ("unlink", "uslub.tools.commands.unlink", "take an arena's name away"),
     ("verify", "uslub.tools.commands.verify", "replay what a real kernel decided"),
