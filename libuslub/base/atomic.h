@@ -106,7 +106,7 @@ static inline uint64_t us_fetch_and_acq_rel64(US_AT uint64_t *p, uint64_t v)
     return __atomic_fetch_and(p, v, __ATOMIC_ACQ_REL);
 }
 
-/* Private pointers that several threads of this process share. */
+/* Private words and pointers that several threads of this process share. */
 #define us_load_pointer(p)     __atomic_load_n((p), __ATOMIC_ACQUIRE)
 #define us_store_pointer(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
 

@@ -623,7 +623,7 @@ static void note_time(struct us_arena *a, uint64_t began, const struct us_reaped
 static void reap_all(struct us_arena *a, struct us_thread *t, bool force,
                      struct us_reaped *ret)
 {
-    uint64_t began = boot_ns(), claimed;
+    uint64_t began = boot_ns(), claimed, pause;
     struct us_lost lost;
     bool mended;
 
@@ -638,10 +638,11 @@ static void reap_all(struct us_arena *a, struct us_thread *t, bool force,
     }
     note_time(a, began, ret);
     /* What could not be done at once is not tried again at once. */
+    pause = us_load_pointer(&a->reap_pause);
     if (mended && ret->doubtful == 0) {
-        a->reap_pause = 0;
-    } else if (a->reap_pause < SELDOM_NS) {
-        a->reap_pause = a->reap_pause * 2 + SOMETIMES_NS;
+        us_store_pointer(&a->reap_pause, 0);
+    } else if (pause < SELDOM_NS) {
+        us_store_pointer(&a->reap_pause, pause * 2 + SOMETIMES_NS);
     }
 }
 
@@ -689,7 +690,7 @@ void us_reap_sometimes(struct us_arena *a)
     uint64_t now = boot_ns();
 
     if ((int64_t)(now - us_load_relaxed64(&a->reaped_ns)) <
-        (int64_t)(a->reap_pause + SOMETIMES_NS)) {
+        (int64_t)(us_load_pointer(&a->reap_pause) + SOMETIMES_NS)) {
         return;
     }
     us_store_relaxed64(&a->reaped_ns, now);
