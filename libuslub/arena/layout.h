@@ -99,7 +99,7 @@ struct us_process {
     int32_t pid;    /* for people, never for decisions */
     uint64_t start_time;
     uint64_t pid_namespace;
-    uint64_t reaping;    /* hazard: slot + 1 whose death this process is acting on */
+    uint64_t pad0;
     uint32_t generation; /* how often the slot was taken */
     uint32_t pad;
     uint64_t noticed_ns; /* CLOCK_BOOTTIME when somebody saw that it is dead; else 0 */
@@ -163,7 +163,7 @@ struct us_page {
     uint64_t word;        /* state:4 order:6 owner:16 version:38, see page_word.h */
     uint32_t cache;       /* id; constant while SLAB */
     uint32_t serial;      /* creation number in its cache */
-    struct us_pair slab;  /* lo: freelist:44 mark:4 repairer:16; hi: see slab_word.h */
+    struct us_pair slab;  /* see slab_word.h */
     uint32_t next, prev;  /* node partial list; list_lock */
     uint32_t chain_next;  /* CPU partial chain; lock of the CPU slot */
     uint32_t chain_count; /* slabs from here to the end of the chain */
